@@ -1,0 +1,171 @@
+package caddymodule
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// App is the Comet app: the stores that the handlers publish to and hold
+// requests against, and their limits. A store lives as long as any configuration
+// uses it, so reloads leave it alone, and it is written at an orderly exit and
+// read at the next start.
+//
+// It needs no configuration: a handler that names no store uses the one called
+// "default", and a store that is not configured has the default limits.
+type App struct {
+	// Stores are the limits of stores by their name: up to 64 letters, digits,
+	// hyphens and underscores.
+	Stores map[string]*StoreConfig `json:"stores,omitempty"`
+
+	ctx      caddy.Context
+	logger   *zap.Logger
+	pools    map[string]*pool // those that this configuration uses
+	stopped  atomic.Bool      // another configuration has taken over, or will
+	servers  map[*caddyhttp.Server]bool
+	holders  []*Hold
+	findOnce sync.Once
+	found    []route
+}
+
+// DefaultStore is the name of the store of handlers that name none.
+const DefaultStore = "default"
+
+var storeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "comet",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision checks the limits and takes the configured stores into use.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.logger = ctx.Logger()
+	a.pools = make(map[string]*pool)
+	a.servers = make(map[*caddyhttp.Server]bool)
+	for name, config := range a.Stores {
+		if config == nil {
+			return fmt.Errorf("store %q has no configuration", name)
+		}
+		if err := config.validate(); err != nil {
+			return fmt.Errorf("store %q: %w", name, err)
+		}
+		if _, err := a.use(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// use returns the store of that name and keeps it until Cleanup.
+func (a *App) use(name string) (*pool, error) {
+	if name == "" {
+		name = DefaultStore
+	}
+	if !storeName.MatchString(name) {
+		return nil, fmt.Errorf("the store name %q is not up to 64 letters, digits, hyphens and underscores", name)
+	}
+	if p, ok := a.pools[name]; ok {
+		return p, nil
+	}
+	p, err := loadPool(name, a.limits(name))
+	if err != nil {
+		return nil, err
+	}
+	a.pools[name] = p
+	return p, nil
+}
+
+func (a *App) limits(name string) limits {
+	return a.Stores[name].limits()
+}
+
+// server returns the server that a handler is provisioned in, and has it tell
+// what the handlers need to know: the connection of a request, and the exit.
+func (a *App) server(ctx caddy.Context) *caddyhttp.Server {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return nil
+	}
+	if !a.servers[server] {
+		a.servers[server] = true
+		server.RegisterConnContext(withConn)
+		server.RegisterOnShutdown(func() {
+			if caddy.Exiting() {
+				drainAll(a.gracePeriod())
+			}
+		})
+	}
+	return server
+}
+
+// gracePeriod returns how long Caddy waits for requests at an exit, zero when
+// that is as long as they take.
+func (a *App) gracePeriod() time.Duration {
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
+		return time.Duration(app.(*caddyhttp.App).GracePeriod)
+	}
+	return 0
+}
+
+// Start takes over the stores, unless another configuration has them: then its
+// Stop hands them over, since only then is it certain that this one stays.
+func (a *App) Start() error {
+	for _, name := range sortedKeys(a.pools) {
+		p := a.pools[name]
+		p.offer(a)
+		a.logger.Info("store", append([]zap.Field{zap.String("store", name)}, a.limits(name).fields()...)...)
+	}
+	a.logSites()
+	return nil
+}
+
+// Stop hands the stores over to the configuration that follows, with the
+// requests that are held. Those that it does not hold any more are answered.
+func (a *App) Stop() error {
+	a.stopped.Store(true)
+	for _, p := range a.pools {
+		p.leave(a)
+	}
+	return nil
+}
+
+// Cleanup lets go of the stores. The last configuration to do so has them
+// written.
+func (a *App) Cleanup() error {
+	var first error
+	for name, p := range a.pools {
+		p.leave(a)
+		if _, err := pools.Delete(name); err != nil && first == nil {
+			first = err
+		}
+	}
+	a.pools = nil
+	return first
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

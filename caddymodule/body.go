@@ -1,0 +1,98 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// bodyStall is for how long a client may send nothing of a body.
+const bodyStall = 10 * time.Second
+
+// bodyTime is in what time a body must be there, whatever its size.
+const bodyTime = 60 * time.Second
+
+// readBody reads the body of a request, of at most limit bytes. After an error
+// the connection is closed, because the rest of the body is on it.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wire.Error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return "", nil
+	}
+	fail := func(status int, format string, args ...any) (string, *wire.Error) {
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		return "", wire.Errorf(status, format, args...)
+	}
+	if r.ContentLength > limit {
+		return fail(http.StatusRequestEntityTooLarge, "the body has %d bytes, and at most %d are allowed", r.ContentLength, limit)
+	}
+	var body strings.Builder
+	if r.ContentLength > 0 {
+		body.Grow(int(r.ContentLength))
+	}
+	stalling := &stallReader{
+		body: r.Body,
+		rc:   http.NewResponseController(w),
+		end:  time.Now().Add(bodyTime),
+	}
+	n, err := io.Copy(&body, io.LimitReader(stalling, limit+1))
+	switch {
+	case n > limit:
+		return fail(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are allowed", limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fail(http.StatusRequestTimeout, "the body did not come in time")
+	case err != nil:
+		return fail(http.StatusBadRequest, "the body cannot be read: %v", err)
+	}
+	stalling.done()
+	return body.String(), nil
+}
+
+// stallReader sets a deadline for each read of a body.
+type stallReader struct {
+	body io.Reader
+	rc   *http.ResponseController
+	end  time.Time
+}
+
+func (s *stallReader) Read(p []byte) (int, error) {
+	deadline := time.Now().Add(bodyStall)
+	if deadline.After(s.end) {
+		deadline = s.end
+	}
+	_ = s.rc.SetReadDeadline(deadline) // not supported: then the server's own timeouts are what there is
+	return s.body.Read(p)
+}
+
+func (s *stallReader) done() { _ = s.rc.SetReadDeadline(time.Time{}) }
+
+// dropReadTimeout lifts the server's read_timeout from a request whose body was
+// read, since net/http goes on reading the connection to see when the client
+// leaves, and takes that timeout for it. The wrappers that Caddy puts around a
+// ResponseWriter would keep the timeout, so it is lifted below them.
+func dropReadTimeout(w http.ResponseWriter) {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+}
+
+// writeError writes an answer that says what was wrong.
+func writeError(w http.ResponseWriter, e *wire.Error, asJSON bool) error {
+	contentType, body := e.Body(asJSON)
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(e.Status)
+	_, err := w.Write(body)
+	_ = err // the client left
+	return nil
+}

@@ -1,0 +1,400 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// parseGlobalOption parses the comet global option. Syntax:
+//
+//	comet [<store>] {
+//	    history             <count> [<age>]
+//	    field_idle          <duration>
+//	    max_fields          <count>
+//	    max_memory          <size>
+//	    max_held            <count>
+//	    max_held_per_client <count>
+//	    drain               <duration>
+//	}
+//
+// It may be repeated, once a store. Without a name it is about the store of the
+// sites that name none.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := &App{Stores: make(map[string]*StoreConfig)}
+	if previous, ok := existing.(httpcaddyfile.App); ok {
+		// what was parsed before can only be had back as JSON
+		if err := caddy.StrictUnmarshalJSON(previous.Value, app); err != nil {
+			return nil, err
+		}
+	}
+	for d.Next() {
+		name := DefaultStore
+		if d.NextArg() {
+			name = d.Val()
+		}
+		if d.NextArg() {
+			return nil, d.ArgErr()
+		}
+		if !storeName.MatchString(name) {
+			return nil, d.Errf("the store name %q is not up to 64 letters, digits, hyphens and underscores", name)
+		}
+		if app.Stores[name] != nil {
+			return nil, d.Errf("the store %s is configured twice", name)
+		}
+		config, err := parseStore(d)
+		if err != nil {
+			return nil, err
+		}
+		app.Stores[name] = config
+	}
+	return httpcaddyfile.App{Name: "comet", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
+	c := new(StoreConfig)
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if seen[option] {
+			return nil, d.Errf("%s is given twice", option)
+		}
+		seen[option] = true
+		args := d.RemainingArgs()
+		if len(args) == 0 || len(args) > 1 && (option != "history" || len(args) > 2) {
+			return nil, d.ArgErr()
+		}
+		var err error
+		switch option {
+		case "history":
+			var n int
+			if n, err = parseCount(args[0]); err == nil {
+				c.History = &n
+			}
+			if err == nil && len(args) == 2 {
+				c.HistoryAge, err = parsePositive(args[1])
+			}
+		case "field_idle":
+			c.FieldIdle, err = parsePositive(args[0])
+		case "max_fields":
+			c.MaxFields, err = parseAtLeastOne(args[0])
+		case "max_memory":
+			c.MaxMemory, err = parseSize(args[0])
+			if err == nil && c.MaxMemory < minMemory {
+				err = fmt.Errorf("max_memory is less than %s", humanize.IBytes(minMemory))
+			}
+		case "max_held":
+			c.MaxHeld, err = parseAtLeastOne(args[0])
+		case "max_held_per_client":
+			c.MaxHeldPerClient, err = parseAtLeastOne(args[0])
+		case "drain":
+			var drain time.Duration
+			drain, err = parseDuration(args[0])
+			over := caddy.Duration(drain)
+			c.Drain = &over
+		default:
+			return nil, d.Errf("there is no comet option %q; there are history, field_idle, max_fields, max_memory, max_held, max_held_per_client and drain", option)
+		}
+		if err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	return c, nil
+}
+
+// parseDirective parses the comet directive. Syntax:
+//
+//	comet {
+//	    store <name>
+//	    publish <matcher> {
+//	        allow    <addresses...>
+//	        token    <token>
+//	        max_body <size>
+//	    }
+//	    hold <matcher> {
+//	        field   <names...>
+//	        timeout <duration>[-<duration>]
+//	        formats <formats...>
+//	        retry   <duration>[-<duration>]
+//	    }
+//	}
+//
+// Without a block it is `publish /config` and `hold /push`. With one, only what
+// it lists exists; publish and hold may be repeated.
+//
+// A path after publish or hold matches the path as the client sent it or as it
+// now is. The directive becomes a route for each, the more specific path first.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next()
+	if h.NextArg() {
+		return nil, h.Errf("comet takes no matcher or other argument here, but %q: it goes inside, as in comet { hold %[1]s }", h.Val())
+	}
+	p := directive{Helper: h, taken: make(map[string]string)}
+	for nesting := h.Nesting(); h.NextBlock(nesting); {
+		if err := p.parseOption(); err != nil {
+			return nil, err
+		}
+	}
+	if hasBlock := h.Val() == "}"; !hasBlock {
+		if err := errors.Join(p.add(pathMatcher("/config"), new(Publish)), p.add(pathMatcher("/push"), new(Hold))); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.found) == 0 {
+		return nil, h.Err("this comet block lists neither publish nor hold, so nothing would exist: add one, or write comet without a block to have both")
+	}
+	return p.routes(), nil
+}
+
+// directive is a comet directive as far as it was parsed.
+type directive struct {
+	httpcaddyfile.Helper
+	store string
+	found []directiveRoute
+	taken map[string]string // which option has a matcher
+}
+
+type directiveRoute struct {
+	matcher caddy.ModuleMap // nil matches all
+	paths   MatchPath
+	handler caddyhttp.MiddlewareHandler
+}
+
+// add adds a route. Its paths match the path as the client sent it, too.
+func (p *directive) add(matcher caddy.ModuleMap, handler caddyhttp.MiddlewareHandler) error {
+	r := directiveRoute{matcher: matcher, handler: handler}
+	if paths, ok := matcher["path"]; ok {
+		if err := json.Unmarshal(paths, &r.paths); err != nil {
+			return err
+		}
+		r.matcher = maps.Clone(matcher)
+		delete(r.matcher, "path")
+		r.matcher["comet_path"] = paths
+	}
+	p.found = append(p.found, r)
+	return nil
+}
+
+// specificity orders the routes of a directive: longer paths first, an exact one
+// before a prefix, those without a path after them, and what matches all last.
+func (r *directiveRoute) specificity() int {
+	if r.matcher == nil {
+		return -1
+	}
+	longest := 0
+	for _, path := range r.paths {
+		prefix, isPrefix := strings.CutSuffix(path, "*")
+		n := 2 * len(prefix)
+		if !isPrefix {
+			n++
+		}
+		longest = max(longest, n)
+	}
+	return longest
+}
+
+func pathMatcher(path string) caddy.ModuleMap {
+	return caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{path}, nil)}
+}
+
+func (p *directive) parseOption() error {
+	switch option := p.Val(); option {
+	case "store":
+		if p.store != "" {
+			return p.Err("store is given twice")
+		}
+		if !p.AllArgs(&p.store) {
+			return p.ArgErr()
+		}
+		if !storeName.MatchString(p.store) {
+			return p.Errf("the store name %q is not up to 64 letters, digits, hyphens and underscores", p.store)
+		}
+		return nil
+	case "publish":
+		return p.parseRoute(option, p.parsePublish)
+	case "hold":
+		return p.parseRoute(option, p.parseHold)
+	default:
+		return p.Errf("there is no comet option %q; there are store, publish and hold", option)
+	}
+}
+
+// parseRoute parses an option that begins with a matcher.
+func (p *directive) parseRoute(option string, parse func() (caddyhttp.MiddlewareHandler, error)) error {
+	matcher, ok, err := p.MatcherToken()
+	if err != nil {
+		return p.WrapErr(err)
+	}
+	token := p.Val()
+	if !ok {
+		if token == option {
+			return p.Errf("%s wants a path or another matcher, such as %[1]s /%[1]s", option)
+		}
+		return p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
+	}
+	key := token
+	if strings.HasPrefix(token, "/") {
+		key = strings.ToLower(token) // as Caddy matches paths
+	}
+	if by := p.taken[key]; by != "" {
+		return p.Errf("%s %s would never be reached: this block has %s %[2]s already", option, token, by)
+	}
+	p.taken[key] = option
+	if p.NextArg() {
+		return p.Errf("%s takes one matcher, and %q is one too many", option, p.Val())
+	}
+	handler, err := parse()
+	if err != nil {
+		return err
+	}
+	return p.add(matcher, handler)
+}
+
+func (p *directive) parsePublish() (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Publish)
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		option := p.Val()
+		args := p.RemainingArgs()
+		if len(args) == 0 {
+			return nil, p.ArgErr()
+		}
+		var err error
+		switch option {
+		case "allow":
+			for _, entry := range args {
+				if err == nil {
+					err = checkAllow(entry)
+				}
+			}
+			handler.Allow = append(handler.Allow, args...)
+		case "token":
+			if slices.Contains(args, "") {
+				err = errors.New("a token is empty")
+			}
+			handler.Tokens = append(handler.Tokens, args...)
+		case "max_body":
+			if len(args) > 1 {
+				return nil, p.ArgErr()
+			}
+			handler.MaxBody, err = parseSize(args[0])
+			if err == nil && handler.MaxBody == 0 {
+				err = errors.New("max_body is zero")
+			}
+		default:
+			return nil, p.Errf("there is no publish option %q; there are allow, token and max_body", option)
+		}
+		if err != nil {
+			return nil, p.WrapErr(err)
+		}
+	}
+	return handler, nil
+}
+
+func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Hold)
+	seen := make(map[string]bool)
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		option := p.Val()
+		args := p.RemainingArgs()
+		if len(args) == 0 {
+			return nil, p.ArgErr()
+		}
+		if one := option == "timeout" || option == "retry"; one && len(args) > 1 {
+			return nil, p.ArgErr()
+		}
+		if seen[option] && option != "field" {
+			return nil, p.Errf("%s is given twice", option)
+		}
+		seen[option] = true
+		var err error
+		switch option {
+		case "field":
+			for _, name := range args {
+				if _, e := parsePattern(name); err == nil {
+					err = e
+				}
+			}
+			handler.Fields = append(handler.Fields, args...)
+		case "timeout":
+			handler.Timeout, err = parsePositiveRange(args[0])
+		case "formats":
+			for _, name := range args {
+				if err == nil {
+					err = checkFormat(name)
+				}
+				if format := wire.Format(name); err == nil && slices.Contains(handler.Formats, format) {
+					err = fmt.Errorf("the format %s is given twice", name)
+				}
+				handler.Formats = append(handler.Formats, wire.Format(name))
+			}
+		case "retry":
+			handler.Retry, err = parsePositiveRange(args[0])
+		default:
+			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats and retry", option)
+		}
+		if err != nil {
+			return nil, p.WrapErr(err)
+		}
+	}
+	return handler, nil
+}
+
+// routes returns a route for each option, the more specific path first, as Caddy
+// orders the routes of one directive.
+func (p *directive) routes() []httpcaddyfile.ConfigValue {
+	slices.SortStableFunc(p.found, func(a, b directiveRoute) int { return b.specificity() - a.specificity() })
+	var values []httpcaddyfile.ConfigValue
+	for _, r := range p.found {
+		switch handler := r.handler.(type) {
+		case *Publish:
+			handler.Store = p.store
+		case *Hold:
+			handler.Store = p.store
+		}
+		values = append(values, p.NewRoute(r.matcher, r.handler)...)
+	}
+	return values
+}
+
+// minMemory is the least that max_memory may be: room for a few large messages.
+const minMemory = 1 << 20
+
+// parsePositive reads a duration that is more than nothing.
+func parsePositive(s string) (caddy.Duration, error) {
+	d, err := parseDuration(s)
+	if err == nil && d == 0 {
+		err = fmt.Errorf("the duration %s is zero", s)
+	}
+	return caddy.Duration(d), err
+}
+
+// parsePositiveRange reads a range of durations that are more than nothing.
+func parsePositiveRange(s string) (DurationRange, error) {
+	r, err := ParseDurationRange(s)
+	if err == nil && r.Min == 0 {
+		err = fmt.Errorf("the duration %s is zero", s)
+	}
+	return r, err
+}
+
+// parseAtLeastOne reads a number of things, of which there is at least one.
+func parseAtLeastOne(s string) (int, error) {
+	n, err := parseCount(s)
+	if err == nil && n == 0 {
+		err = errors.New("it is zero")
+	}
+	return n, err
+}

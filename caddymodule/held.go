@@ -1,0 +1,122 @@
+package caddymodule
+
+import (
+	"container/list"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// outcome is why a held request is answered.
+type outcome uint8
+
+const (
+	outcomeWake    outcome = iota // there is something to tell
+	outcomeTimeout                // there was not, in time
+	outcomeGone                   // its route is not there any more
+	outcomeExit                   // the process ends
+	outcomeLeft                   // the client closed its connection
+)
+
+// held is a request that is to be held, with all that is needed to answer it
+// later. Whoever keeps it waiting is its holder.
+type held struct {
+	route   *Hold // the one that it reached
+	pool    *pool
+	request *http.Request // as it reached the route
+	client  netip.Prefix  // not valid when it is not counted
+	ask     wire.Hold
+	timeout time.Duration
+	ender   ender // set by the holder before the request is in the pool
+
+	// Guarded by pool.mu.
+	app   *App // the configuration whose route holds it now
+	place *list.Element
+}
+
+// ender is told that a held request is to be answered though there is nothing to
+// tell. It must not block. It may be called at any time and more than once: the
+// first call counts, unless the store woke the request before.
+type ender interface{ end(outcome) }
+
+// holder keeps requests waiting. It is all that the handler knows of how that is
+// done: on the goroutine that serves the request, or without one.
+type holder interface {
+	// hold keeps h until the store wakes it, it is ended, its time is over or the
+	// client leaves, and sees to it that the client is told what h.answer says.
+	// An error means that it was not held, and nothing was written.
+	hold(w http.ResponseWriter, h *held) error
+}
+
+// onGoroutine holds a request on the goroutine that serves it.
+type onGoroutine struct{}
+
+func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
+	wait := &goroutineWait{woken: make(chan store.Result, 1), ended: make(chan outcome, 1)}
+	h.ender = wait
+	if err := h.pool.enter(h); err != nil {
+		return err
+	}
+	defer h.pool.exit(h)
+
+	watch, result, err := h.pool.store.Watch(h.ask.Query, wait)
+	if err != nil {
+		return err
+	}
+	why := outcomeWake
+	if watch != nil {
+		why, result = wait.wait(h, watch)
+	}
+	if why == outcomeLeft {
+		return nil
+	}
+	return h.route.answer(w, h.request, h.ask, result, why)
+}
+
+// goroutineWait is what a goroutine that holds a request waits for.
+type goroutineWait struct {
+	woken chan store.Result
+	ended chan outcome
+}
+
+// Wake implements store.Watcher.
+func (g *goroutineWait) Wake(result store.Result) { g.woken <- result }
+
+func (g *goroutineWait) end(o outcome) {
+	select {
+	case g.ended <- o:
+	default:
+	}
+}
+
+func (g *goroutineWait) wait(h *held, watch *store.Watch) (outcome, store.Result) {
+	timer := time.NewTimer(h.timeout)
+	defer timer.Stop()
+	var why outcome
+	select {
+	case result := <-g.woken:
+		return outcomeWake, result
+	case why = <-g.ended:
+	case <-timer.C:
+		why = outcomeTimeout
+	case <-h.request.Context().Done():
+		why = outcomeLeft
+	}
+	result, ended := watch.End()
+	if !ended {
+		result = <-g.woken
+	}
+	if result.Ready() && why != outcomeLeft && why != outcomeExit {
+		why = outcomeWake
+	}
+	return why, result
+}
+
+var (
+	_ holder        = onGoroutine{}
+	_ store.Watcher = (*goroutineWait)(nil)
+	_ ender         = (*goroutineWait)(nil)
+)

@@ -1,0 +1,303 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// Hold is a handler that holds a request until a field that it watches has
+// something newer, and then answers it. It answers every request that reaches
+// it.
+//
+// A client names what it watches by `field=NAME`, and says what it has seen by a
+// cursor (`Last-Event-ID`, `after=`, `last=`) or by value (`NAME=VALUE`). See
+// docs/http.md for all that it may say and is told.
+type Hold struct {
+	// Store is the name of the store. Default: "default".
+	Store string `json:"store,omitempty"`
+
+	// Fields are the fields that a request may watch: names, and globs in which
+	// `*` stands for any characters but `/` and `**` for any. Placeholders expand
+	// to literal text; one that expands to nothing, or to something with a `/` or
+	// a control character in it, makes the request 403. A request that names no
+	// field watches the first that is no glob. Default: id.
+	Fields []string `json:"fields,omitempty"`
+
+	// Timeout is after how long a held request is answered though there is
+	// nothing newer: a random time each in this range. Default: 90s-110s, and
+	// 45s-55s when the request came through a proxy.
+	Timeout DurationRange `json:"timeout,omitzero"`
+
+	// Formats are the formats that may be asked for, of text and json. The first
+	// is that of a request that does not ask. Default: text, json.
+	Formats []wire.Format `json:"formats,omitempty"`
+
+	// Retry is what clients are told of when to come back after a failure: a
+	// random time each in this range. Default: 1s-3s.
+	Retry DurationRange `json:"retry,omitzero"`
+
+	app      *App
+	pool     *pool
+	logger   *zap.Logger
+	holder   holder
+	patterns []pattern
+
+	// longest bounds every hold, when the server has a write_timeout: it would
+	// cut off an answer that comes later. Zero: no bound.
+	longest time.Duration
+}
+
+// The defaults of Hold.
+var (
+	defaultTimeout      = DurationRange{90 * time.Second, 110 * time.Second}
+	defaultProxyTimeout = DurationRange{45 * time.Second, 55 * time.Second}
+	defaultRetry        = DurationRange{time.Second, 3 * time.Second}
+	defaultFields       = []string{"id"}
+	defaultFormats      = []wire.Format{wire.Text, wire.JSON}
+)
+
+// CaddyModule returns the Caddy module information.
+func (Hold) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.comet_hold",
+		New: func() caddy.Module { return new(Hold) },
+	}
+}
+
+// Provision checks the options and takes the store into use.
+func (h *Hold) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("comet")
+	if err != nil {
+		return err
+	}
+	h.app = app.(*App)
+	h.logger = ctx.Logger()
+	h.holder = onGoroutine{}
+	if len(h.Fields) == 0 {
+		h.Fields = defaultFields
+	}
+	for _, field := range h.Fields {
+		p, err := parsePattern(field)
+		if err != nil {
+			return err
+		}
+		h.patterns = append(h.patterns, p)
+	}
+	if len(h.Formats) == 0 {
+		h.Formats = defaultFormats
+	}
+	for _, format := range h.Formats {
+		if err := checkFormat(string(format)); err != nil {
+			return err
+		}
+	}
+	if h.Retry.IsZero() {
+		h.Retry = defaultRetry
+	}
+	if server := h.app.server(ctx); server != nil && server.WriteTimeout > 0 {
+		h.longest = time.Duration(server.WriteTimeout) / 10 * 9
+		h.logger.Warn("the server's write_timeout bounds how long requests are held",
+			zap.Duration("write_timeout", time.Duration(server.WriteTimeout)), zap.Duration("longest", h.longest))
+	}
+	h.pool, err = h.app.use(h.Store)
+	h.app.holders = append(h.app.holders, h)
+	return err
+}
+
+func checkFormat(name string) error {
+	for _, known := range wire.Formats() {
+		if name == known {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no format %q; there are %s", name, strings.Join(wire.Formats(), " and "))
+}
+
+// The headers of an answer, in the case that net/http keeps them.
+const (
+	headerCursor = "Comet-Cursor"
+	headerField  = "Comet-Field"
+	headerMissed = "Comet-Missed"
+)
+
+// holdBody is how much of a body a held request may have: it is read only to see
+// when the client leaves.
+const holdBody = 64 << 10
+
+// ServeHTTP answers a request when there is something to tell it.
+func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Add("Vary", "Accept")
+	header.Set("X-Content-Type-Options", "nosniff")
+	s := h.pool.open()
+
+	route, err := h.expand(r)
+	if err != nil {
+		return h.refuse(w, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
+	}
+	ask, e := wire.ReadHold(route, r.Method, queryOf(r), r.Header)
+	if e != nil {
+		if e.Status == http.StatusMethodNotAllowed {
+			header.Set("Allow", wire.HoldMethods)
+		}
+		return h.refuse(w, ask.Format, e)
+	}
+	timeout := h.timeout(r)
+	if ask.Wait >= 0 {
+		timeout = min(timeout, ask.Wait)
+	}
+	result := s.Read(ask.Query)
+	if result.NewEpoch {
+		h.spreadGap(r)
+		result = s.Read(ask.Query)
+	}
+	if result.Ready() || timeout == 0 {
+		return h.answer(w, r, ask, result, outcomeWake)
+	}
+
+	if _, e := readBody(w, r, holdBody); e != nil {
+		return h.refuse(w, ask.Format, e)
+	}
+	dropReadTimeout(w)
+	err = h.holder.hold(w, &held{
+		route:   h,
+		pool:    h.pool,
+		request: r,
+		client:  countedClient(r),
+		ask:     ask,
+		timeout: timeout,
+		app:     h.app,
+	})
+	switch {
+	case errors.Is(err, errMaxClient):
+		h.setRetryAfter(w)
+		return h.refuse(w, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
+	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
+		h.setRetryAfter(w)
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	return err
+}
+
+// expand returns what the route allows this request.
+func (h *Hold) expand(r *http.Request) (wire.HoldRoute, error) {
+	route := wire.HoldRoute{Formats: h.Formats}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	patterns := make([]pattern, len(h.patterns))
+	for i, p := range h.patterns {
+		expanded, err := p.expand(repl)
+		if err != nil {
+			return route, err
+		}
+		patterns[i] = expanded
+		if expanded.isPlain() {
+			route.Plain = append(route.Plain, expanded.name())
+		}
+	}
+	route.Allows = func(name string) bool {
+		for _, p := range patterns {
+			if p.matches(name) {
+				return true
+			}
+		}
+		return false
+	}
+	return route, nil
+}
+
+func (h *Hold) timeout(r *http.Request) time.Duration {
+	timeout := h.Timeout
+	if timeout.IsZero() {
+		timeout = defaultTimeout
+		if forwardingHeader(r) != "" || isTrustedProxy(r) {
+			timeout = defaultProxyTimeout
+		}
+	}
+	picked := timeout.pick()
+	if h.longest > 0 {
+		picked = min(picked, h.longest)
+	}
+	return picked
+}
+
+// spreadGap waits a moment when many clients come with cursors of an epoch of
+// before a restart.
+func (h *Hold) spreadGap(r *http.Request) {
+	wait := h.pool.gaps.Reserve().Delay()
+	if wait == 0 {
+		return
+	}
+	select {
+	case <-time.After(min(wait, h.Retry.pick())):
+	case <-r.Context().Done():
+	}
+}
+
+// answer tells a client what there is.
+func (h *Hold) answer(w http.ResponseWriter, r *http.Request, ask wire.Hold, result store.Result, why outcome) error {
+	answer := wire.NewAnswer(ask.Format, result, h.Retry.pick())
+	header := w.Header()
+	header.Set("Content-Type", answer.ContentType)
+	header.Set("Content-Length", strconv.Itoa(answer.Len()))
+	header.Set(headerCursor, answer.Cursor.String())
+	header.Set(headerField, wire.FieldList(ask.Query.Fields))
+	if answer.Missed {
+		header.Set(headerMissed, "true")
+	}
+	if why == outcomeExit && r.ProtoMajor == 1 {
+		header.Set("Connection", "close")
+	}
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	for _, part := range answer.Parts {
+		if _, err := w.Write(part); err != nil {
+			return nil //nolint:nilerr // the client left; it goes on from the cursor it has
+		}
+	}
+	return nil
+}
+
+// refuse answers a request that asks for what it cannot be given.
+func (h *Hold) refuse(w http.ResponseWriter, format wire.Format, e *wire.Error) error {
+	w.Header().Set(headerCursor, h.pool.store.Cursor().String())
+	return writeError(w, e, format == wire.JSON)
+}
+
+func (h *Hold) setRetryAfter(w http.ResponseWriter) {
+	seconds := int64((h.Retry.pick() + time.Second - 1) / time.Second)
+	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+}
+
+// allows reports whether the route would let a held request go on watching what
+// it does.
+func (h *Hold) allows(held *held) bool {
+	route, err := h.expand(held.request)
+	if err != nil || h.pool != held.pool {
+		return false
+	}
+	for _, name := range held.ask.Query.Fields {
+		if !route.Allows(name) {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	_ caddy.Provisioner           = (*Hold)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Hold)(nil)
+)

@@ -1,0 +1,195 @@
+package wire
+
+import (
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+)
+
+// MaxFields is how many fields one request may watch.
+const MaxFields = 64
+
+// HoldMethods are the methods of a hold route, as Allow names them.
+const HoldMethods = "GET, HEAD"
+
+// Format is how an answer to a held request looks.
+type Format string
+
+// The formats there are.
+const (
+	Text Format = "text" // YES or NO
+	JSON Format = "json" // the messages
+)
+
+// mediaTypes are the media types of the formats, as Accept names them.
+var mediaTypes = map[Format]string{
+	Text: "text/plain",
+	JSON: "application/json",
+}
+
+// Formats returns the names of all formats.
+func Formats() []string {
+	return []string{string(Text), string(JSON)}
+}
+
+// HoldRoute is what a route lets a request ask for.
+type HoldRoute struct {
+	Plain   []string               // names without a wildcard, in order
+	Allows  func(name string) bool // whether a request may watch a field
+	Formats []Format               // the first is the default
+}
+
+// Hold is what a request to a hold route asks for.
+type Hold struct {
+	Query  store.Query
+	Format Format
+
+	// Wait is how long the request asks to be held, at most; negative when it
+	// does not say.
+	Wait time.Duration
+}
+
+// ReadHold reads a request to a hold route. When it returns an error, the format
+// is the one to answer in.
+func ReadHold(route HoldRoute, method, query string, header http.Header) (Hold, *Error) {
+	h := Hold{Format: Text, Wait: -1}
+	pairs, err := parseQuery(query)
+	if err != nil {
+		return h, badRequest("the query cannot be read: %v", err)
+	}
+	format, e := readFormat(route, first(pairs, "format"), header["Accept"])
+	if e != nil {
+		return h, e
+	}
+	h.Format = format
+	if method != http.MethodGet && method != http.MethodHead {
+		return h, Errorf(http.StatusMethodNotAllowed, "the method %.20q is not one of %s", method, HoldMethods)
+	}
+	if h.Query.Fields, e = readFields(route, pairs); e != nil {
+		return h, e
+	}
+	if h.Query.Since, e = readSince(h, pairs, header.Get("Last-Event-ID")); e != nil {
+		return h, e
+	}
+	if wait := first(pairs, "wait"); wait != "" {
+		seconds, err := strconv.ParseFloat(wait, 64)
+		if err != nil || !(seconds >= 0) {
+			return h, badRequest("wait=%.40q is not a number of seconds", wait)
+		}
+		h.Wait = time.Duration(min(seconds*float64(time.Second), math.MaxInt64/2))
+	}
+	if method == http.MethodHead {
+		h.Wait = 0
+	}
+	return h, nil
+}
+
+func readFormat(route HoldRoute, name string, accept []string) (Format, *Error) {
+	offered := make([]string, len(route.Formats))
+	names := make([]string, len(route.Formats))
+	for i, f := range route.Formats {
+		offered[i], names[i] = mediaTypes[f], string(f)
+	}
+	list := strings.Join(names, ", ")
+	if name != "" {
+		if _, known := mediaTypes[Format(name)]; !known {
+			return "", badRequest("there is no format %.40q; this route has %s", name, list)
+		}
+		if !slices.Contains(route.Formats, Format(name)) {
+			return "", Errorf(http.StatusNotAcceptable, "this route does not have the format %s; it has %s", name, list)
+		}
+		return Format(name), nil
+	}
+	i := negotiate(accept, offered)
+	if i < 0 {
+		return "", Errorf(http.StatusNotAcceptable, "this route has nothing that the Accept header asks for; it has %s", strings.Join(offered, ", "))
+	}
+	return route.Formats[i], nil
+}
+
+// readFields returns what a request watches, each once.
+func readFields(route HoldRoute, pairs []pair) ([]string, *Error) {
+	var fields []string
+	for _, name := range all(pairs, "field") {
+		if name == "" {
+			continue
+		}
+		if e := checkName("field", name); e != nil {
+			return nil, e
+		}
+		if !slices.Contains(fields, name) {
+			fields = append(fields, name)
+		}
+		if len(fields) > MaxFields {
+			return nil, badRequest("a request may watch at most %d fields", MaxFields)
+		}
+	}
+	for _, name := range fields {
+		if !route.Allows(name) {
+			return nil, Errorf(http.StatusForbidden, "the field %q may not be watched here; to allow it, add `field %s` to the hold block of this route", name, name)
+		}
+	}
+	if len(fields) > 0 {
+		return fields, nil
+	}
+	for _, name := range route.Plain {
+		if len(fields) < MaxFields && !isReserved(name) &&
+			slices.ContainsFunc(pairs, func(p pair) bool { return p.name == name }) {
+			fields = append(fields, name)
+		}
+	}
+	if len(fields) > 0 {
+		return fields, nil
+	}
+	if len(route.Plain) == 0 {
+		return nil, badRequest("say what to watch: ?field=NAME")
+	}
+	return route.Plain[:1], nil
+}
+
+// readSince returns what a client has seen of the fields it watches.
+func readSince(h Hold, pairs []pair, lastEventID string) (store.Since, *Error) {
+	if lastEventID != "" {
+		c, err := store.ParseCursor(lastEventID)
+		if err != nil {
+			return store.SinceLost(), nil
+		}
+		return store.SinceCursor(c), nil
+	}
+	switch after := first(pairs, "after"); after {
+	case "":
+	case "now":
+		return store.SinceNow(), nil
+	case "first":
+		return store.SinceFirst(), nil
+	default:
+		c, err := store.ParseCursor(after)
+		if err != nil {
+			return store.Since{}, badRequest("after=%.80q is not a cursor; send one that an answer gave you, or after=now or after=first", after)
+		}
+		return store.SinceCursor(c), nil
+	}
+	if last := first(pairs, "last"); last != "" {
+		n, err := strconv.ParseUint(last, 10, 31)
+		if err != nil {
+			return store.Since{}, badRequest("last=%.40q is not a number of messages", last)
+		}
+		return store.SinceLast(int(n)), nil
+	}
+	seen := make([]store.Seen, len(h.Query.Fields))
+	for i, name := range h.Query.Fields {
+		if !isReserved(name) {
+			value := first(pairs, name)
+			seen[i] = store.Seen{Value: value, Given: value != ""}
+		}
+		if h.Format == Text && !seen[i].Given {
+			seen[i] = store.Seen{Value: "0", Given: true} // as in the recipe
+		}
+	}
+	return store.SinceValues(seen), nil
+}

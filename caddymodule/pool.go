@@ -1,0 +1,255 @@
+package caddymodule
+
+import (
+	"container/list"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+)
+
+// pools are the stores of all configurations, by name.
+var pools = caddy.NewUsagePool()
+
+// pool is a store with the requests that are held against it. It outlives
+// configurations: it is there as long as any of them uses it.
+//
+// One configuration owns it, whose limits are in force. The next one is offered
+// at its Start and gets it at the owner's Stop, so that one that fails to start
+// has changed nothing.
+type pool struct {
+	name     string
+	store    *store.Store
+	openOnce sync.Once
+	opened   atomic.Bool
+
+	// gaps spreads the answers to cursors of another epoch: after a restart
+	// every client has one, and what they are told makes them all ask the
+	// application at once.
+	gaps *rate.Limiter
+
+	mu       sync.Mutex // guards what follows; store.Store's lock is never waited for with it held
+	limits   limits
+	owner    *App
+	offered  *App
+	held     list.List // of *held, in the order of their coming
+	clients  map[netip.Prefix]int
+	draining bool
+}
+
+// promptGaps is how many cursors of another epoch are answered at once in a
+// second. The rest are spread over `retry`.
+const promptGaps = 100
+
+func loadPool(name string, l limits) (*pool, error) {
+	p, _, err := pools.LoadOrNew(name, func() (caddy.Destructor, error) {
+		return &pool{
+			name:    name,
+			store:   store.New(l.Limits),
+			gaps:    rate.NewLimiter(promptGaps, promptGaps),
+			limits:  l,
+			clients: make(map[netip.Prefix]int),
+		}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.(*pool), nil
+}
+
+func (p *pool) logger() *zap.Logger {
+	return caddy.Log().Named("comet").With(zap.String("store", p.name))
+}
+
+func (p *pool) path() string {
+	return filepath.Join(caddy.AppDataDir(), "comet", p.name+".store")
+}
+
+// open reads what the last exit wrote, the first time it is called. It is not
+// done when the pool is made, because a configuration that is only validated
+// makes one too.
+func (p *pool) open() *store.Store {
+	p.openOnce.Do(func() {
+		opened, err := p.store.Open(p.path())
+		p.opened.Store(true)
+		log := p.logger().With(zap.String("file", p.path()))
+		switch {
+		case err != nil:
+			log.Error("the store's file cannot be used: values are not kept over a restart", zap.Error(err))
+		case opened.SetAside != "":
+			log.Error("the store's file cannot be read: it was set aside, and the store starts empty",
+				zap.String("set_aside", opened.SetAside), zap.Error(opened.Cause))
+		case opened.Crashed:
+			log.Warn("the last exit was not orderly: values are those of the exit before it, and older cursors have a gap",
+				zap.Int("fields", opened.Fields), zap.Time("written", opened.Written))
+		case !opened.Written.IsZero():
+			log.Info("read the store", zap.Int("fields", opened.Fields), zap.Time("written", opened.Written))
+		}
+	})
+	return p.store
+}
+
+// Destruct writes the store, when the last configuration that used it is gone.
+func (p *pool) Destruct() error {
+	p.store.Close()
+	if !p.opened.Load() {
+		return nil
+	}
+	err := p.store.Save(p.path())
+	if err != nil {
+		p.logger().Error("writing the store", zap.String("file", p.path()), zap.Error(err))
+	}
+	return err
+}
+
+// offer gives the pool to a, at once or when its owner stops.
+func (p *pool) offer(a *App) {
+	p.open()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.owner == nil {
+		p.setOwner(a)
+	} else {
+		p.offered = a
+	}
+}
+
+func (p *pool) setOwner(a *App) {
+	p.owner = a
+	if a != nil {
+		p.limits = a.limits(p.name)
+		p.store.SetLimits(p.limits.Limits)
+	}
+}
+
+// leave takes the pool from a, gives it to who was offered it, and moves the
+// requests that a held there. It may be called more than once.
+func (p *pool) leave(a *App) {
+	if caddy.Exiting() {
+		return // they are drained
+	}
+	p.mu.Lock()
+	switch a {
+	case p.owner:
+		p.setOwner(p.offered)
+		p.offered = nil
+	case p.offered:
+		p.offered = nil
+	}
+	var moved []*held
+	for e := p.held.Front(); e != nil; e = e.Next() {
+		if h := e.Value.(*held); h.app == a {
+			moved = append(moved, h)
+		}
+	}
+	p.mu.Unlock()
+	for _, h := range moved {
+		p.move(h)
+	}
+}
+
+// move gives h to the route of the present configuration that it would reach
+// now, or ends it when there is none or it may not watch there what it does.
+func (p *pool) move(h *held) {
+	p.mu.Lock()
+	to := p.owner
+	p.mu.Unlock()
+	if to == nil || !to.holds(h) {
+		h.ender.end(outcomeGone)
+		return
+	}
+	p.mu.Lock()
+	h.app = to
+	p.mu.Unlock()
+	if to.stopped.Load() { // it left meanwhile, and did not see h
+		p.move(h)
+	}
+}
+
+// What keeps a request from being held.
+var (
+	errExiting   = errors.New("the server is shutting down")
+	errMaxHeld   = errors.New("as many requests are held as max_held allows")
+	errMaxClient = errors.New("as many requests of this client are held as max_held_per_client allows")
+)
+
+// enter counts h and lists it. It returns one of the errors above when no
+// further one may be held.
+func (p *pool) enter(h *held) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.draining:
+		return errExiting
+	case p.held.Len() >= p.limits.maxHeld:
+		return errMaxHeld
+	case h.client.IsValid() && p.clients[h.client] >= p.limits.maxHeldPerClient:
+		return errMaxClient
+	}
+	if h.client.IsValid() {
+		p.clients[h.client]++
+	}
+	h.place = p.held.PushBack(h)
+	if h.app.stopped.Load() { // a reload came between, and leave did not see h
+		go p.move(h)
+	}
+	return nil
+}
+
+// exit takes h off the list.
+func (p *pool) exit(h *held) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held.Remove(h.place)
+	if h.client.IsValid() {
+		if p.clients[h.client]--; p.clients[h.client] == 0 {
+			delete(p.clients, h.client)
+		}
+	}
+}
+
+// drainAll answers all held requests, because the process is exiting. grace is
+// for how long Caddy waits for them, zero when that is as long as it takes.
+func drainAll(grace time.Duration) {
+	pools.Range(func(_, value any) bool {
+		value.(*pool).drain(grace)
+		return true
+	})
+}
+
+// drain ends all held requests, evenly over the time that is configured, and
+// lets no further one in.
+func (p *pool) drain(grace time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		return
+	}
+	p.draining = true
+	over := p.limits.drain
+	if grace > 0 {
+		over = min(over, grace/5*4)
+	}
+	all := make([]*held, 0, p.held.Len())
+	for e := p.held.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*held))
+	}
+	go func() {
+		start := time.Now()
+		for i, h := range all {
+			at := start.Add(over * time.Duration(i) / time.Duration(len(all)))
+			if wait := time.Until(at); wait > time.Millisecond {
+				time.Sleep(wait)
+			}
+			h.ender.end(outcomeExit)
+		}
+	}()
+}

@@ -1,0 +1,208 @@
+package caddymodule
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// route is a handler of ours where it stands in the configuration.
+type route struct {
+	server  *caddyhttp.Server
+	path    []caddyhttp.MatcherSets // from the server to the handler
+	handler caddyhttp.MiddlewareHandler
+}
+
+// routes returns the handlers of ours in this configuration, in the order in
+// which requests come to them. It may be called once the HTTP app is
+// provisioned: from Start on.
+//
+// Caddy does not tell a handler where it stands. It is needed to know whether a
+// held request still has a route after a reload, which names a site has, and
+// what to log at the start. A handler inside a module of somebody else's is not
+// found; see App.holds for what follows.
+func (a *App) routes() []route {
+	a.findOnce.Do(func() {
+		app, err := a.ctx.AppIfConfigured("http")
+		if err != nil {
+			return
+		}
+		servers := app.(*caddyhttp.App).Servers
+		for _, name := range sortedKeys(servers) {
+			finder := routeFinder{server: servers[name]}
+			finder.walk(servers[name].Routes, nil, 0)
+			a.found = append(a.found, finder.found...)
+		}
+	})
+	return a.found
+}
+
+type routeFinder struct {
+	server *caddyhttp.Server
+	found  []route
+}
+
+// maxDepth bounds how deep routes are followed: named routes can invoke each
+// other.
+const maxDepth = 64
+
+func (f *routeFinder) walk(routes caddyhttp.RouteList, path []caddyhttp.MatcherSets, depth int) {
+	if depth > maxDepth {
+		return
+	}
+	for _, r := range routes {
+		here := append(slices.Clone(path), r.MatcherSets)
+		for _, handler := range r.Handlers {
+			switch h := handler.(type) {
+			case *Hold, *Publish:
+				f.found = append(f.found, route{f.server, here, handler})
+			case *caddyhttp.Subroute:
+				f.walk(h.Routes, here, depth+1)
+			case *caddyhttp.Invoke:
+				if named := f.server.NamedRoutes[h.Name]; named != nil {
+					f.walk(caddyhttp.RouteList{*named}, here, depth+1)
+				}
+			}
+		}
+	}
+}
+
+// leads reports whether r would reach the handler: whether all matchers on the
+// way match it, as it reached its handler then or as the client sent it.
+func (rt *route) leads(r *http.Request) bool {
+	sent := r
+	if original := originalURL(r); original != nil {
+		clone := *r
+		clone.URL = original
+		sent = &clone
+	}
+	for _, sets := range rt.path {
+		matched, err := sets.AnyMatchWithError(r)
+		if !matched && err == nil {
+			matched, err = sets.AnyMatchWithError(sent)
+		}
+		if !matched && err == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// isNamed reports whether the Host of r is a name that a matcher on the way asks
+// for.
+func (rt *route) isNamed(r *http.Request) bool {
+	return slices.ContainsFunc(rt.hostMatchers(), func(m caddyhttp.MatchHost) bool {
+		matched, err := m.MatchWithError(r)
+		return matched && err == nil
+	})
+}
+
+func (rt *route) hostMatchers() []caddyhttp.MatchHost {
+	var hosts []caddyhttp.MatchHost
+	for _, sets := range rt.path {
+		for _, set := range sets {
+			for _, matcher := range set {
+				switch m := matcher.(type) {
+				case *caddyhttp.MatchHost:
+					hosts = append(hosts, *m)
+				case caddyhttp.MatchHost:
+					hosts = append(hosts, m)
+				}
+			}
+		}
+	}
+	return hosts
+}
+
+// site returns what a log line calls the site of the route: its names, or where
+// it listens.
+func (rt *route) site() string {
+	var names []string
+	for _, hosts := range rt.hostMatchers() {
+		names = append(names, hosts...)
+	}
+	listen := strings.Join(rt.server.Listen, " ")
+	if len(names) == 0 {
+		return listen
+	}
+	return strings.Join(names, " ") + " on " + listen
+}
+
+// holds reports whether this configuration has a route that the held request
+// would reach, and that lets it watch what it does.
+//
+// A handler that routes did not find may be reached by any request.
+func (a *App) holds(h *held) bool {
+	server, _ := h.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	known := make(map[*Hold]bool)
+	for _, rt := range a.routes() {
+		hold, ok := rt.handler.(*Hold)
+		if !ok {
+			continue
+		}
+		known[hold] = true
+		if server != nil && !sharesListener(server, rt.server) {
+			continue
+		}
+		if rt.leads(h.request) {
+			return hold.allows(h) // a later route is not reached
+		}
+	}
+	return slices.ContainsFunc(a.holders, func(hold *Hold) bool {
+		return !known[hold] && hold.allows(h)
+	})
+}
+
+func sharesListener(a, b *caddyhttp.Server) bool {
+	return slices.ContainsFunc(a.Listen, func(address string) bool {
+		return slices.Contains(b.Listen, address)
+	})
+}
+
+// logSites logs a line a site: who may publish there and what is held.
+func (a *App) logSites() {
+	type lines struct{ publish, hold []string }
+	sites := make(map[string]*lines)
+	for _, rt := range a.routes() {
+		site := rt.site()
+		if sites[site] == nil {
+			sites[site] = new(lines)
+		}
+		switch h := rt.handler.(type) {
+		case *Publish:
+			sites[site].publish = append(sites[site].publish, rt.paths()+" by "+h.who())
+		case *Hold:
+			sites[site].hold = append(sites[site].hold, rt.paths()+" on "+strings.Join(h.Fields, " "))
+		}
+	}
+	for _, site := range sortedKeys(sites) {
+		a.logger.Info("site",
+			zap.String("site", site),
+			zap.Strings("publish", sites[site].publish),
+			zap.Strings("hold", sites[site].hold))
+	}
+}
+
+// paths returns what a log line calls the route in its site.
+func (rt *route) paths() string {
+	var paths []string
+	for _, sets := range rt.path {
+		for _, set := range sets {
+			for _, matcher := range set {
+				switch m := matcher.(type) {
+				case *MatchPath:
+					paths = append(paths, *m...)
+				case *caddyhttp.MatchPath:
+					paths = append(paths, *m...)
+				}
+			}
+		}
+	}
+	if len(paths) == 0 {
+		return "(matcher)"
+	}
+	return strings.Join(paths, " ")
+}
