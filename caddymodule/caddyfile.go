@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
 )
@@ -93,9 +92,6 @@ func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
 			c.MaxFields, err = parseAtLeastOne(args[0])
 		case "max_memory":
 			c.MaxMemory, err = parseSize(args[0])
-			if err == nil && c.MaxMemory < minMemory {
-				err = fmt.Errorf("max_memory is less than %s", humanize.IBytes(minMemory))
-			}
 		case "max_held":
 			c.MaxHeld, err = parseAtLeastOne(args[0])
 		case "max_held_per_client":
@@ -109,7 +105,7 @@ func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
 			return nil, d.Errf("there is no comet option %q; there are history, field_idle, max_fields, max_memory, max_held, max_held_per_client and drain", option)
 		}
 		if err != nil {
-			return nil, d.WrapErr(err)
+			return nil, d.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return c, nil
@@ -241,7 +237,7 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 	token := p.Val()
 	if !ok {
 		if token == option {
-			return p.Errf("%s wants a path or another matcher, such as %[1]s /%[1]s", option)
+			return p.Errf("%s wants a path or another matcher, such as publish /config or hold /push", option)
 		}
 		return p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
 	}
@@ -250,9 +246,9 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 		key = strings.ToLower(token) // as Caddy matches paths
 	}
 	if by := p.taken[key]; by != "" {
-		return p.Errf("%s %s would never be reached: this block has %s %[2]s already", option, token, by)
+		return p.Errf("%s %s would never be reached: this block has %s already", option, token, by)
 	}
-	p.taken[key] = option
+	p.taken[key] = option + " " + token
 	if p.NextArg() {
 		return p.Errf("%s takes one matcher, and %q is one too many", option, p.Val())
 	}
@@ -290,14 +286,11 @@ func (p *directive) parsePublish() (caddyhttp.MiddlewareHandler, error) {
 				return nil, p.ArgErr()
 			}
 			handler.MaxBody, err = parseSize(args[0])
-			if err == nil && handler.MaxBody == 0 {
-				err = errors.New("max_body is zero")
-			}
 		default:
 			return nil, p.Errf("there is no publish option %q; there are allow, token and max_body", option)
 		}
 		if err != nil {
-			return nil, p.WrapErr(err)
+			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return handler, nil
@@ -346,7 +339,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats and retry", option)
 		}
 		if err != nil {
-			return nil, p.WrapErr(err)
+			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return handler, nil
@@ -369,14 +362,11 @@ func (p *directive) routes() []httpcaddyfile.ConfigValue {
 	return values
 }
 
-// minMemory is the least that max_memory may be: room for a few large messages.
-const minMemory = 1 << 20
-
 // parsePositive reads a duration that is more than nothing.
 func parsePositive(s string) (caddy.Duration, error) {
 	d, err := parseDuration(s)
 	if err == nil && d == 0 {
-		err = fmt.Errorf("the duration %s is zero", s)
+		err = errZero
 	}
 	return caddy.Duration(d), err
 }
@@ -385,7 +375,7 @@ func parsePositive(s string) (caddy.Duration, error) {
 func parsePositiveRange(s string) (DurationRange, error) {
 	r, err := ParseDurationRange(s)
 	if err == nil && r.Min == 0 {
-		err = fmt.Errorf("the duration %s is zero", s)
+		err = errZero
 	}
 	return r, err
 }
@@ -394,7 +384,9 @@ func parsePositiveRange(s string) (DurationRange, error) {
 func parseAtLeastOne(s string) (int, error) {
 	n, err := parseCount(s)
 	if err == nil && n == 0 {
-		err = errors.New("it is zero")
+		err = errZero
 	}
 	return n, err
 }
+
+var errZero = errors.New("zero is not possible")

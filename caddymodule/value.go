@@ -21,19 +21,16 @@ type DurationRange struct {
 // ParseDurationRange reads "90s-110s" or "90s", with the units of
 // caddy.ParseDuration.
 func ParseDurationRange(s string) (DurationRange, error) {
+	var r DurationRange
 	low, high, isRange := strings.Cut(s, "-")
-	var (
-		r   DurationRange
-		err error
-	)
-	if r.Min, err = parseDuration(low); err != nil {
-		return r, err
+	if !isRange {
+		high = low
 	}
-	r.Max = r.Min
-	if isRange {
-		if r.Max, err = parseDuration(high); err != nil {
-			return r, err
-		}
+	var errs [2]error
+	r.Min, errs[0] = parseDuration(low)
+	r.Max, errs[1] = parseDuration(high)
+	if errs != [2]error{} {
+		return r, fmt.Errorf("%q is neither a duration, such as 90s, nor a range of two, such as 90s-110s", s)
 	}
 	if r.Max < r.Min {
 		return r, fmt.Errorf("the range %s ends before it begins", s)
@@ -99,6 +96,9 @@ func parseSize(s string) (int64, error) {
 	n, err := humanize.ParseBytes(s)
 	if err != nil || n > 1<<50 {
 		return 0, fmt.Errorf("%q is not a size, such as 64KiB or 1MB", s)
+	}
+	if n == 0 {
+		return 0, errZero
 	}
 	return int64(n), nil
 }

@@ -24,7 +24,7 @@ type field struct {
 
 // fieldOverhead is what a field costs beside its name and messages, as counted
 // against Limits.MaxMemory: the struct and its entry in the map.
-const fieldOverhead = 320
+const fieldOverhead = 224
 
 func nameSize(name string) int64 { return int64(len(name)) + fieldOverhead }
 

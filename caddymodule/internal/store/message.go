@@ -33,7 +33,7 @@ type Message struct {
 // messageOverhead is what a message costs beside its bytes, as counted against
 // Limits.MaxMemory: the struct, its place in the history and the allocator's
 // rounding. The benchmarks measure it.
-const messageOverhead = 192
+const messageOverhead = 144
 
 func (m *Message) size() int64 {
 	return int64(len(m.Data)+len(m.Type)+len(m.Event)) + messageOverhead

@@ -164,7 +164,7 @@ func (s *Store) read(q Query) Result {
 			return g.after(c.Position)
 		}
 		result := g.lost()
-		result.NewEpoch = true
+		result.NewEpoch = q.Since.cursor.Epoch != s.epoch
 		return result
 	case fromNow:
 		return Result{Cursor: s.cursor(s.position)}

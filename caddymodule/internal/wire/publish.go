@@ -192,7 +192,7 @@ func readMultipart(body, boundary string) ([]store.Publication, *Error) {
 	parts := multipart.NewReader(strings.NewReader(body), boundary)
 	for {
 		part, err := parts.NextPart()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && strings.Contains(body, "--"+boundary+"--") {
 			return batch, nil
 		}
 		if err != nil {
