@@ -349,7 +349,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 // orders the routes of one directive.
 func (p *directive) routes() []httpcaddyfile.ConfigValue {
 	slices.SortStableFunc(p.found, func(a, b directiveRoute) int { return b.specificity() - a.specificity() })
-	var values []httpcaddyfile.ConfigValue
+	values := make([]httpcaddyfile.ConfigValue, 0, len(p.found))
 	for _, r := range p.found {
 		switch handler := r.handler.(type) {
 		case *Publish:

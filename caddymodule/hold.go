@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
@@ -116,10 +118,8 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 }
 
 func checkFormat(name string) error {
-	for _, known := range wire.Formats() {
-		if name == known {
-			return nil
-		}
+	if slices.Contains(wire.Formats(), name) {
+		return nil
 	}
 	return fmt.Errorf("there is no format %q; there are %s", name, strings.Join(wire.Formats(), " and "))
 }

@@ -87,7 +87,7 @@ func unwrapConn(c net.Conn) net.Conn {
 			if !field.IsValid() || !field.CanInterface() {
 				return c
 			}
-			inner, _ = field.Interface().(net.Conn)
+			inner, _ = reflect.TypeAssert[net.Conn](field)
 		}
 		if inner == nil {
 			return c

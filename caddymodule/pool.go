@@ -9,9 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 )

@@ -6,9 +6,10 @@ import (
 	"strconv"
 	"strings"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"

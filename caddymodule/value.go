@@ -8,8 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // DurationRange is a duration that is picked anew each time, at random between

@@ -365,10 +365,22 @@ func TestNextWholeAndNewer(t *testing.T) {
 		value, seen string
 		want        bool
 	}{
-		{"2", "1", true}, {"1", "2", false}, {"10", "9", true}, {"1.10", "1.1", false}, {"1.11", "1.1", true},
-		{"-1", "-2", true}, {"-2", "-1", false}, {"0", "-0", false}, {"0.00", "-0.0", false}, {"1", "-1", true},
+		{"2", "1", true},
+		{"1", "2", false},
+		{"10", "9", true},
+		{"1.10", "1.1", false},
+		{"1.11", "1.1", true},
+		{"-1", "-2", true},
+		{"-2", "-1", false},
+		{"0", "-0", false},
+		{"0.00", "-0.0", false},
+		{"1", "-1", true},
 		{"100000000000000000000000000001", "100000000000000000000000000000", true},
-		{"a", "b", true}, {"b", "a", true}, {"a", "a", false}, {"1", "a", true}, {"", "0", true},
+		{"a", "b", true},
+		{"b", "a", true},
+		{"a", "a", false},
+		{"1", "a", true},
+		{"", "0", true},
 	} {
 		if got := newer(test.value, test.seen); got != test.want {
 			t.Errorf("newer(%q, %q) = %v", test.value, test.seen, got)
@@ -382,8 +394,10 @@ func TestCursorsAreReadBackAndNothingElseIs(t *testing.T) {
 	if got, err := ParseCursor(c.String()); err != nil || got != c {
 		t.Errorf("got %v, %v", got, err)
 	}
-	for _, s := range []string{"", ".", "a", "a.", ".1", "a.01", "a.+1", "a.-1", "a.1 ", "a.1.1", "A.1", "a b.1",
-		"a.18446744073709551616", strings.Repeat("a", 33) + ".1", "é.1", "now"} {
+	for _, s := range []string{
+		"", ".", "a", "a.", ".1", "a.01", "a.+1", "a.-1", "a.1 ", "a.1.1", "A.1", "a b.1",
+		"a.18446744073709551616", strings.Repeat("a", 33) + ".1", "é.1", "now",
+	} {
 		if c, err := ParseCursor(s); err == nil {
 			t.Errorf("ParseCursor(%q) = %v", s, c)
 		}
@@ -503,7 +517,7 @@ func checkBooks(t *testing.T, s *Store) {
 // cursor is told with a list of all that was ever published.
 func TestAgainstAModel(t *testing.T) {
 	for seed := range uint64(200) {
-		rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a repeatable test
+		rnd := rand.New(rand.NewPCG(seed, 1))
 		limits := DefaultLimits()
 		limits.History = 1 + rnd.IntN(4)
 		limits.MaxFields = 2 + rnd.IntN(4)

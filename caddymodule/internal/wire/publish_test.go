@@ -53,12 +53,18 @@ func TestPublicationsAreReadInTheirOrder(t *testing.T) {
 		{"field=a", "application/json", `{"id":1}`, `a={"id":1} (application/json)`},
 		{"field=a&bump=b", form, "x=1", "a=x=1 (" + form + ")"},
 		{"bump=a&bump=b", "", "ignored", "a++; b++"},
-		{"", "application/json", ` {"z":123,"a":{"t": "hi"},"m":"text","l":[1, 2],"b":true,"e":""} `,
-			`z=123 (application/json); a={"t":"hi"} (application/json); m=text; l=[1,2] (application/json); b=true (application/json); e=`},
-		{"", "application/json", `{"n":1.50,"big":123456789012345678901234567890}`,
-			"n=1.50 (application/json); big=123456789012345678901234567890 (application/json)"},
-		{"event=e", "application/json", `[{"field":"a","data":"x"},{"fields":["b","c"],"data":{"k":1},"event":"f"},{"field":"d","data":"<p>","type":"text/html"}]`,
-			`a=x !e; b={"k":1} (application/json) !f; c={"k":1} (application/json) !f; d=<p> (text/html) !e`},
+		{
+			"", "application/json", ` {"z":123,"a":{"t": "hi"},"m":"text","l":[1, 2],"b":true,"e":""} `,
+			`z=123 (application/json); a={"t":"hi"} (application/json); m=text; l=[1,2] (application/json); b=true (application/json); e=`,
+		},
+		{
+			"", "application/json", `{"n":1.50,"big":123456789012345678901234567890}`,
+			"n=1.50 (application/json); big=123456789012345678901234567890 (application/json)",
+		},
+		{
+			"event=e", "application/json", `[{"field":"a","data":"x"},{"fields":["b","c"],"data":{"k":1},"event":"f"},{"field":"d","data":"<p>","type":"text/html"}]`,
+			`a=x !e; b={"k":1} (application/json) !f; c={"k":1} (application/json) !f; d=<p> (text/html) !e`,
+		},
 	} {
 		ask, e := ReadPublish(post(test.query, test.contentType, test.body))
 		if e != nil {

@@ -1,0 +1,3 @@
+import { follow } from '../shared/guestbook.js';
+
+follow(() => {}); // list.php does the waiting

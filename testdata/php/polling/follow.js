@@ -1,0 +1,3 @@
+import { follow, sleep } from '../shared/guestbook.js';
+
+follow(() => sleep(1000));

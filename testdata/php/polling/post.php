@@ -1,0 +1,7 @@
+<?php
+
+require __DIR__ . '/../shared/guestbook.php';
+
+$id = addMessage(...formMessage());
+
+answer(['id' => $id]);
