@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
@@ -31,6 +32,11 @@ type held struct {
 	ask     wire.Hold
 	timeout time.Duration
 	ender   ender // set by the holder before the request is in the pool
+
+	// looking is held while another goroutine looks at the request, to find its
+	// route after a reload: nothing of a request may be used by two at once.
+	looking sync.Mutex
+	over    bool // guarded by looking: the wait is over, nobody else may look
 
 	// Guarded by pool.mu.
 	app   *App // the configuration whose route holds it now
@@ -70,6 +76,9 @@ func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
 	if watch != nil {
 		why, result = wait.wait(h, watch)
 	}
+	h.looking.Lock()
+	h.over = true
+	h.looking.Unlock()
 	if why == outcomeLeft {
 		return nil
 	}

@@ -186,6 +186,7 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		return h.refuse(w, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
+		header.Set(headerCursor, s.Cursor().String())
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	return err

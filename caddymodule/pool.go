@@ -163,14 +163,17 @@ func (p *pool) move(h *held) {
 	p.mu.Lock()
 	to := p.owner
 	p.mu.Unlock()
-	if to == nil || !to.holds(h) {
+	h.looking.Lock()
+	stays := h.over || to != nil && to.holds(h)
+	h.looking.Unlock()
+	if !stays {
 		h.ender.end(outcomeGone)
 		return
 	}
 	p.mu.Lock()
 	h.app = to
 	p.mu.Unlock()
-	if to.stopped.Load() { // it left meanwhile, and did not see h
+	if to != nil && to.stopped.Load() { // it left meanwhile, and did not see h
 		p.move(h)
 	}
 }

@@ -313,13 +313,16 @@ func (s *Store) empty(f *field) {
 
 // trim forgets what f keeps beyond the limits of a field.
 func (s *Store) trim(f *field, now time.Time) {
-	for over := len(f.kept()) - max(s.limits.History, 1); over > 0; over-- {
+	before := len(f.kept())
+	for len(f.kept()) > max(s.limits.History, 1) {
 		s.shift(f)
 	}
 	for len(f.kept()) > 1 && s.tooOld(f.kept()[0], now) {
 		s.shift(f)
 	}
-	s.order(f)
+	if after := len(f.kept()); after != before || after > 1 != (f.expires >= 0) {
+		s.order(f)
+	}
 }
 
 func (s *Store) tooOld(m *Message, now time.Time) bool {

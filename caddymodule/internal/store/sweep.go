@@ -16,7 +16,10 @@ func (s *Store) arm(now time.Time) {
 		return
 	}
 	s.disarm()
-	wait := max(next.Sub(now), sweepEvery)
+	wait := next.Sub(now)
+	if wait > 0 { // else it is the rest of a sweep
+		wait = max(wait, sweepEvery)
+	}
 	s.sweepAt = now.Add(wait)
 	s.sweeper = time.AfterFunc(wait, func() {
 		s.mu.Lock()
@@ -40,14 +43,20 @@ func (s *Store) nextExpiry() (next time.Time, ok bool) {
 	return next, ok
 }
 
+// sweepChunk is of how many fields the store takes what is too old while it is
+// locked once.
+const sweepChunk = 1000
+
 // sweep forgets what has reached its age, and sets the timer for what is next.
 func (s *Store) sweep(now time.Time) {
 	s.disarm()
-	for len(s.expiring) > 0 && s.tooOld(s.expiring[0].kept()[0], now) {
+	room := sweepChunk
+	for ; room > 0 && len(s.expiring) > 0 && s.tooOld(s.expiring[0].kept()[0], now); room-- {
 		s.trim(s.expiring[0], now)
 	}
-	for f := s.idle.first; f != nil && now.Sub(f.active) >= s.limits.FieldIdle; f = s.idle.first {
+	for f := s.idle.first; room > 0 && f != nil && now.Sub(f.active) >= s.limits.FieldIdle; f = s.idle.first {
 		s.forget(f)
+		room--
 	}
 	s.arm(now)
 }
