@@ -17,6 +17,14 @@ const bodyStall = 10 * time.Second
 // bodyTime is in what time a body must be there, whatever its size.
 const bodyTime = 60 * time.Second
 
+// maxDiscard is how much of a body that is too large is read on, to be thrown
+// away: a client that is still sending when its connection is closed may never
+// see why.
+const (
+	maxDiscard   = 16 << 20
+	discardStall = time.Second
+)
+
 // readBody reads the body of a request, of at most limit bytes. After an error
 // the connection is closed, because the rest of the body is on it.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wire.Error) {
@@ -29,21 +37,26 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 		}
 		return "", wire.Errorf(status, format, args...)
 	}
+	stalling := &stallReader{
+		body:  r.Body,
+		rc:    http.NewResponseController(w),
+		stall: bodyStall,
+		end:   time.Now().Add(bodyTime),
+	}
 	if r.ContentLength > limit {
+		if r.Header.Get("Expect") == "" { // else it is not being sent
+			stalling.discard()
+		}
 		return fail(http.StatusRequestEntityTooLarge, "the body has %d bytes, and at most %d are allowed", r.ContentLength, limit)
 	}
 	var body strings.Builder
 	if r.ContentLength > 0 {
 		body.Grow(int(r.ContentLength))
 	}
-	stalling := &stallReader{
-		body: r.Body,
-		rc:   http.NewResponseController(w),
-		end:  time.Now().Add(bodyTime),
-	}
 	n, err := io.Copy(&body, io.LimitReader(stalling, limit+1))
 	switch {
 	case n > limit:
+		stalling.discard()
 		return fail(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are allowed", limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fail(http.StatusRequestTimeout, "the body did not come in time")
@@ -56,18 +69,25 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 
 // stallReader sets a deadline for each read of a body.
 type stallReader struct {
-	body io.Reader
-	rc   *http.ResponseController
-	end  time.Time
+	body  io.Reader
+	rc    *http.ResponseController
+	stall time.Duration
+	end   time.Time
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
-	deadline := time.Now().Add(bodyStall)
+	deadline := time.Now().Add(s.stall)
 	if deadline.After(s.end) {
 		deadline = s.end
 	}
 	_ = s.rc.SetReadDeadline(deadline) // not supported: then the server's own timeouts are what there is
 	return s.body.Read(p)
+}
+
+// discard reads what is coming, and throws it away.
+func (s *stallReader) discard() {
+	s.stall = discardStall
+	_, _ = io.CopyN(io.Discard, s, maxDiscard)
 }
 
 func (s *stallReader) done() { _ = s.rc.SetReadDeadline(time.Time{}) }
