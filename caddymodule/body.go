@@ -26,16 +26,11 @@ const (
 )
 
 // readBody reads the body of a request, of at most limit bytes. After an error
-// the connection is closed, because the rest of the body is on it.
+// net/http closes the connection when the rest of the body is still on it, and
+// does so gently: with a "Connection: close" of our own it would cut it off.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wire.Error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return "", nil
-	}
-	fail := func(status int, format string, args ...any) (string, *wire.Error) {
-		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close")
-		}
-		return "", wire.Errorf(status, format, args...)
 	}
 	stalling := &stallReader{
 		body:  r.Body,
@@ -47,7 +42,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 		if r.Header.Get("Expect") == "" { // else it is not being sent
 			stalling.discard()
 		}
-		return fail(http.StatusRequestEntityTooLarge, "the body has %d bytes, and at most %d are allowed", r.ContentLength, limit)
+		return "", wire.Errorf(http.StatusRequestEntityTooLarge, "the body has %d bytes, and at most %d are allowed", r.ContentLength, limit)
 	}
 	var body strings.Builder
 	if r.ContentLength > 0 {
@@ -57,11 +52,11 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 	switch {
 	case n > limit:
 		stalling.discard()
-		return fail(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are allowed", limit)
+		return "", wire.Errorf(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are allowed", limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fail(http.StatusRequestTimeout, "the body did not come in time")
+		return "", wire.Errorf(http.StatusRequestTimeout, "the body did not come in time")
 	case err != nil:
-		return fail(http.StatusBadRequest, "the body cannot be read: %v", err)
+		return "", wire.Errorf(http.StatusBadRequest, "the body cannot be read: %v", err)
 	}
 	stalling.done()
 	return body.String(), nil

@@ -23,7 +23,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/caddy-comet/caddy-comet/internal/comettest"
+	"github.com/caddy-comet/caddy-comet/cmd/internal/comettest"
 )
 
 // The guestbook of testdata/php is held against itself: the same page and the
