@@ -104,11 +104,20 @@ func believesClients(server *caddyhttp.Server) (bool, error) {
 // the reason is for the log.
 type denial struct {
 	status int
+	kind   string // what the metric calls it
 	reason string
 }
 
-func forbidden(format string, args ...any) *denial {
-	return &denial{http.StatusForbidden, fmt.Sprintf(format, args...)}
+// The kinds of denials.
+const (
+	deniedAddress = "address"
+	deniedToken   = "token"
+	deniedPage    = "page"
+	deniedHost    = "host"
+)
+
+func forbidden(kind, format string, args ...any) *denial {
+	return &denial{http.StatusForbidden, kind, fmt.Sprintf(format, args...)}
 }
 
 // check returns why r may not publish, nil when it may. It returns an error when
@@ -125,14 +134,14 @@ func (a *access) check(r *http.Request, isSiteName func(*http.Request) bool) (*d
 	// send almost any request, and a name that it resolves anew gives it the
 	// answers too. No backend sends these.
 	if origin := r.Header.Get("Origin"); origin != "" {
-		return forbidden("a web page sent it: it has Origin %q", origin), nil
+		return forbidden(deniedPage, "a web page sent it: it has Origin %q", origin), nil
 	}
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" {
-		return forbidden("a web page sent it: it has Sec-Fetch-Site %q", site), nil
+		return forbidden(deniedPage, "a web page sent it: it has Sec-Fetch-Site %q", site), nil
 	}
 	host := hostOf(r)
 	if _, err := netip.ParseAddr(host); err != nil && !strings.EqualFold(host, "localhost") && !isSiteName(r) {
-		return forbidden("its Host %q is not a name of the site, localhost or an IP address", r.Host), nil
+		return forbidden(deniedHost, "its Host %q is not a name of the site, localhost or an IP address", r.Host), nil
 	}
 	return nil, nil
 }
@@ -145,7 +154,7 @@ func (a *access) checkAddress(r *http.Request) (*denial, error) {
 	if a.addresses == nil {
 		if len(a.tokens) == 0 {
 			if reason := notThisMachine(r); reason != "" {
-				return forbidden("only this machine may publish: %s", reason), nil
+				return forbidden(deniedAddress, "only this machine may publish: %s", reason), nil
 			}
 		}
 		return nil, nil
@@ -154,19 +163,19 @@ func (a *access) checkAddress(r *http.Request) (*denial, error) {
 		if a.unix {
 			return nil, nil
 		}
-		return forbidden("a unix socket is not in the allow list"), nil
+		return forbidden(deniedAddress, "a unix socket is not in the allow list"), nil
 	}
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); isTrustedProxy(r) && (!ok || server.TrustedProxiesStrict == 0) {
-		return forbidden("the address is the client's own word"), nil
+		return forbidden(deniedAddress, "the address is the client's own word"), nil
 	}
 	if !clientAddr(r).IsValid() {
-		return forbidden("the client has no address"), nil
+		return forbidden(deniedAddress, "the client has no address"), nil
 	}
 	switch allowed, err := a.addresses.MatchWithError(r); {
 	case err != nil:
 		return nil, err
 	case !allowed:
-		return forbidden("the address %s is not in the allow list", clientAddr(r)), nil
+		return forbidden(deniedAddress, "the address %s is not in the allow list", clientAddr(r)), nil
 	}
 	return nil, nil
 }
@@ -174,7 +183,7 @@ func (a *access) checkAddress(r *http.Request) (*denial, error) {
 func (a *access) checkToken(r *http.Request) *denial {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(token) == "" {
-		return &denial{http.StatusUnauthorized, "it has no token"}
+		return &denial{http.StatusUnauthorized, deniedToken, "it has no token"}
 	}
 	// Hashed, so that the time tells nothing of length or content.
 	given := sha256.Sum256([]byte(strings.TrimSpace(token)))
@@ -183,7 +192,7 @@ func (a *access) checkToken(r *http.Request) *denial {
 		equal |= subtle.ConstantTimeCompare(given[:], a.tokens[i][:])
 	}
 	if equal == 0 {
-		return &denial{http.StatusUnauthorized, "its token is wrong"}
+		return &denial{http.StatusUnauthorized, deniedToken, "its token is wrong"}
 	}
 	return nil
 }

@@ -55,6 +55,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.pools = make(map[string]*pool)
 	a.servers = make(map[*caddyhttp.Server]bool)
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	for name, config := range a.Stores {
 		if config == nil {
 			return fmt.Errorf("store %q has no configuration", name)

@@ -11,16 +11,25 @@ import (
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
 )
 
-// outcome is why a held request is answered.
+// outcome is how a request to a hold route ended.
 type outcome uint8
 
 const (
-	outcomeWake    outcome = iota // there is something to tell
-	outcomeTimeout                // there was not, in time
+	outcomeNow     outcome = iota // there was something to tell, or the client did not want to wait
+	outcomeMissed                 // there is a gap to tell
+	outcomeWake                   // there was nothing to tell at first
+	outcomeTimeout                // nor later
 	outcomeGone                   // its route is not there any more
+	outcomeEnded                  // the admin API ended it
 	outcomeExit                   // the process ends
 	outcomeLeft                   // the client closed its connection
+	outcomeRefused                // it asked for what it cannot be given
 )
+
+// String returns what logs and metrics call it.
+func (o outcome) String() string {
+	return [...]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused"}[o]
+}
 
 // held is a request that is to be held, with all that is needed to answer it
 // later. Whoever keeps it waiting is its holder.
@@ -28,15 +37,20 @@ type held struct {
 	route   *Hold // the one that it reached
 	pool    *pool
 	request *http.Request // as it reached the route
-	client  netip.Prefix  // not valid when it is not counted
+	remote  string        // its peer
+	address netip.Addr    // of the client; not valid when it has none
+	client  netip.Prefix  // what it is counted by; not valid when it is not counted
 	ask     wire.Hold
 	timeout time.Duration
-	ender   ender // set by the holder before the request is in the pool
+	since   time.Time // when it came
+	ender   ender     // set by the holder before the request is in the pool
 
 	// looking is held while another goroutine looks at the request, to find its
 	// route after a reload: nothing of a request may be used by two at once.
 	looking sync.Mutex
 	over    bool // guarded by looking: the wait is over, nobody else may look
+
+	id uint64 // set by pool.enter
 
 	// Guarded by pool.mu.
 	app   *App // the configuration whose route holds it now
@@ -52,7 +66,7 @@ type ender interface{ end(outcome) }
 // done: on the goroutine that serves the request, or without one.
 type holder interface {
 	// hold keeps h until the store wakes it, it is ended, its time is over or the
-	// client leaves, and sees to it that the client is told what h.answer says.
+	// client leaves, and sees to it that the route answers it.
 	// An error means that it was not held, and nothing was written.
 	hold(w http.ResponseWriter, h *held) error
 }
@@ -72,17 +86,15 @@ func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
 	if err != nil {
 		return err
 	}
-	why := outcomeWake
+	why := outcomeNow
 	if watch != nil {
 		why, result = wait.wait(h, watch)
 	}
 	h.looking.Lock()
 	h.over = true
 	h.looking.Unlock()
-	if why == outcomeLeft {
-		return nil
-	}
-	return h.route.answer(w, h.request, h.ask, result, why)
+	h.route.answer(w, h, result, why)
+	return nil
 }
 
 // goroutineWait is what a goroutine that holds a request waits for.

@@ -145,14 +145,14 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 
 	route, err := h.expand(r)
 	if err != nil {
-		return h.refuse(w, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
+		return h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
 	}
 	ask, e := wire.ReadHold(route, r.Method, queryOf(r), r.Header)
 	if e != nil {
 		if e.Status == http.StatusMethodNotAllowed {
 			header.Set("Allow", wire.HoldMethods)
 		}
-		return h.refuse(w, ask.Format, e)
+		return h.refuse(w, r, ask.Format, e)
 	}
 	timeout := h.timeout(r)
 	if ask.Wait >= 0 {
@@ -163,30 +163,36 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
-	if result.Ready() || timeout == 0 {
-		return h.answer(w, r, ask, result, outcomeWake)
-	}
-
-	if _, e := readBody(w, r, holdBody); e != nil {
-		return h.refuse(w, ask.Format, e)
-	}
-	dropReadTimeout(w)
-	err = h.holder.hold(w, &held{
+	asked := &held{
 		route:   h,
 		pool:    h.pool,
 		request: r,
+		remote:  r.RemoteAddr,
+		address: clientAddr(r),
 		client:  countedClient(r),
 		ask:     ask,
 		timeout: timeout,
+		since:   time.Now(),
 		app:     h.app,
-	})
+	}
+	if result.Ready() || timeout == 0 {
+		h.answer(w, asked, result, outcomeNow)
+		return nil
+	}
+
+	if _, e := readBody(w, r, holdBody); e != nil {
+		return h.refuse(w, r, ask.Format, e)
+	}
+	dropReadTimeout(w)
+	err = h.holder.hold(w, asked)
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
-		return h.refuse(w, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
+		return h.refuse(w, r, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
 		header.Set(headerCursor, s.Cursor().String())
+		h.note(r, outcomeRefused)
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	return err
@@ -246,14 +252,25 @@ func (h *Hold) spreadGap(r *http.Request) {
 	}
 }
 
-// answer tells a client what there is.
-func (h *Hold) answer(w http.ResponseWriter, r *http.Request, ask wire.Hold, result store.Result, why outcome) error {
-	answer := wire.NewAnswer(ask.Format, result, h.Retry.pick())
+// answer tells a client what there is, unless it left, and notes how its request
+// ended.
+func (h *Hold) answer(w http.ResponseWriter, asked *held, result store.Result, why outcome) {
+	r := asked.request
+	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
+		why = outcomeMissed
+	}
+	h.note(r, why,
+		zap.Duration("comet_held", time.Since(asked.since)),
+		zap.Strings("comet_field", asked.ask.Query.Fields))
+	if why == outcomeLeft {
+		return
+	}
+	answer := wire.NewAnswer(asked.ask.Format, result, h.Retry.pick())
 	header := w.Header()
 	header.Set("Content-Type", answer.ContentType)
 	header.Set("Content-Length", strconv.Itoa(answer.Len()))
 	header.Set(headerCursor, answer.Cursor.String())
-	header.Set(headerField, wire.FieldList(ask.Query.Fields))
+	header.Set(headerField, wire.FieldList(asked.ask.Query.Fields))
 	if answer.Missed {
 		header.Set(headerMissed, "true")
 	}
@@ -262,18 +279,32 @@ func (h *Hold) answer(w http.ResponseWriter, r *http.Request, ask wire.Hold, res
 	}
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
-		return nil
+		return
 	}
 	for _, part := range answer.Parts {
 		if _, err := w.Write(part); err != nil {
-			return nil //nolint:nilerr // the client left; it goes on from the cursor it has
+			return // the client left; it goes on from the cursor it has
 		}
 	}
-	return nil
+	if why == outcomeWake {
+		h.pool.observeWake(result)
+	}
+}
+
+// note counts how a request ended, and puts it into the access log.
+func (h *Hold) note(r *http.Request, why outcome, fields ...zap.Field) {
+	h.pool.countHold(why)
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.Stringer("comet_outcome", why))
+		for _, f := range fields {
+			extra.Add(f)
+		}
+	}
 }
 
 // refuse answers a request that asks for what it cannot be given.
-func (h *Hold) refuse(w http.ResponseWriter, format wire.Format, e *wire.Error) error {
+func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format, e *wire.Error) error {
+	h.note(r, outcomeRefused)
 	w.Header().Set(headerCursor, h.pool.store.Cursor().String())
 	return writeError(w, e, format == wire.JSON)
 }

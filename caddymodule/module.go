@@ -20,6 +20,7 @@ func init() {
 	caddy.RegisterModule(Publish{})
 	caddy.RegisterModule(Hold{})
 	caddy.RegisterModule(MatchPath{})
+	caddy.RegisterModule(Admin{})
 	httpcaddyfile.RegisterGlobalOption("comet", parseGlobalOption)
 	httpcaddyfile.RegisterDirective("comet", parseDirective)
 	httpcaddyfile.RegisterDirectiveOrder("comet", httpcaddyfile.Before, "encode")

@@ -42,6 +42,7 @@ type pool struct {
 	owner    *App
 	offered  *App
 	held     list.List // of *held, in the order of their coming
+	lastID   uint64    // given to one of them
 	clients  map[netip.Prefix]int
 	draining bool
 }
@@ -101,6 +102,7 @@ func (p *pool) open() *store.Store {
 // Destruct writes the store, when the last configuration that used it is gone.
 func (p *pool) Destruct() error {
 	p.store.Close()
+	forgetMetrics(p.name)
 	if !p.opened.Load() {
 		return nil
 	}
@@ -201,6 +203,8 @@ func (p *pool) enter(h *held) error {
 	if h.client.IsValid() {
 		p.clients[h.client]++
 	}
+	p.lastID++
+	h.id = p.lastID
 	h.place = p.held.PushBack(h)
 	if h.app.stopped.Load() { // a reload came between, and leave did not see h
 		go p.move(h)
@@ -218,6 +222,13 @@ func (p *pool) exit(h *held) {
 			delete(p.clients, h.client)
 		}
 	}
+}
+
+// heldNow returns how many requests are held.
+func (p *pool) heldNow() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held.Len()
 }
 
 // drainAll answers all held requests, because the process is exiting. grace is

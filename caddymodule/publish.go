@@ -91,14 +91,9 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return err
 	}
 	if denied != nil {
+		p.countRefused(denied.kind)
 		p.logger.Warn("refused to publish",
-			zap.String("reason", denied.reason),
-			zap.Int("status", denied.status),
-			zap.String("remote_addr", r.RemoteAddr),
-			zap.Stringer("client_ip", clientAddr(r)),
-			zap.String("host", r.Host),
-			zap.String("method", r.Method),
-			zap.String("uri", r.RequestURI))
+			append(p.caller(r), zap.String("reason", denied.reason), zap.Int("status", denied.status))...)
 		detail := "this request may not publish; the server's log says why"
 		if denied.status == http.StatusUnauthorized {
 			header.Set("WWW-Authenticate", `Bearer realm="comet"`)
@@ -117,7 +112,7 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if e.Status == http.StatusMethodNotAllowed {
 			header.Set("Allow", wire.PublishMethods)
 		}
-		return writeError(w, e, asJSON)
+		return p.refuse(w, r, e, asJSON)
 	}
 
 	var (
@@ -137,7 +132,7 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	header.Set(headerCursor, cursor.String())
 	if e != nil {
-		return writeError(w, e, asJSON)
+		return p.refuse(w, r, e, asJSON)
 	}
 	contentType := wire.TextType
 	if asJSON {
@@ -151,6 +146,40 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		_ = err // the backend left; what it asked for is done
 	}
 	return nil
+}
+
+// refuse answers a request that asks for what cannot be done.
+func (p *Publish) refuse(w http.ResponseWriter, r *http.Request, e *wire.Error, asJSON bool) error {
+	if r.Method == http.MethodPost || r.Method == http.MethodPut {
+		p.countRefused(refusedStatus[e.Status])
+		p.logger.Warn("refused to publish",
+			append(p.caller(r), zap.String("reason", e.Detail), zap.Int("status", e.Status))...)
+	}
+	return writeError(w, e, asJSON)
+}
+
+// refusedStatus is what the metric calls the reason of an answer.
+var refusedStatus = map[int]string{
+	http.StatusBadRequest:            "invalid",
+	http.StatusRequestTimeout:        "slow",
+	http.StatusRequestEntityTooLarge: "too_large",
+	http.StatusUnsupportedMediaType:  "type",
+	http.StatusInsufficientStorage:   "full",
+}
+
+func (p *Publish) countRefused(reason string) {
+	publishRefused.WithLabelValues(p.pool.name, reason).Inc()
+}
+
+// caller returns what a log line says of who sent a request.
+func (p *Publish) caller(r *http.Request) []zap.Field {
+	return []zap.Field{
+		zap.String("remote_addr", r.RemoteAddr),
+		zap.Stringer("client_ip", clientAddr(r)),
+		zap.String("host", r.Host),
+		zap.String("method", r.Method),
+		zap.String("uri", r.RequestURI),
+	}
 }
 
 // who returns what a log line says of who may publish.

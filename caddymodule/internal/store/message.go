@@ -24,7 +24,7 @@ type Message struct {
 	Data     string
 	Type     string
 	Event    string
-	Time     time.Time // when it was published, to the millisecond, UTC
+	Time     time.Time // when it was published
 	Position Position
 
 	encoded atomic.Pointer[weak.Pointer[Encoded]]

@@ -76,9 +76,15 @@ type Store struct {
 	idle      idleList // those of them that are not watched
 	expiring  expiring // those of them that keep more than their value
 
+	messages    int   // that are kept, values included
 	memory      int64 // of the fields with a value: names, values and messages
 	history     int64 // of that, messages that are not the value
 	watchedOnly int64 // names of the fields without a value
+
+	publishedMessages uint64 // ever
+	publishedBytes    uint64
+	evictedMessages   uint64
+	evictedFields     uint64
 
 	wakes  []wake // watchers that were taken off and not yet woken
 	waking bool   // a goroutine is at it
@@ -127,6 +133,34 @@ func (s *Store) Cursor() Cursor {
 
 func (s *Store) cursor(p Position) Cursor { return Cursor{Epoch: s.epoch, Position: p} }
 
+// Stats are the numbers of a store.
+type Stats struct {
+	Fields   int   // that have a value
+	Messages int   // that are kept, values included
+	Memory   int64 // bytes, as Limits.MaxMemory counts them
+
+	// What happened since the store was made.
+	PublishedMessages uint64
+	PublishedBytes    uint64 // of data
+	EvictedMessages   uint64 // because of MaxMemory
+	EvictedFields     uint64 // because of MaxFields or MaxMemory
+}
+
+// Stats returns the numbers of this moment.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Fields:            s.published,
+		Messages:          s.messages,
+		Memory:            s.memory,
+		PublishedMessages: s.publishedMessages,
+		PublishedBytes:    s.publishedBytes,
+		EvictedMessages:   s.evictedMessages,
+		EvictedFields:     s.evictedFields,
+	}
+}
+
 // State is what a field holds.
 type State struct {
 	Field    string
@@ -164,7 +198,6 @@ func (s *Store) Publish(batch []Publication) ([]State, Cursor, error) {
 	}
 	now := time.Now()
 	states := make([]State, len(batch))
-	stamp := now.UTC().Truncate(time.Millisecond)
 	for i := range batch {
 		p := &batch[i]
 		f := s.field(p.Field)
@@ -173,7 +206,7 @@ func (s *Store) Publish(batch []Publication) ([]State, Cursor, error) {
 			Data:  p.Data,
 			Type:  strings.Clone(p.Type), // else they keep the whole request
 			Event: strings.Clone(p.Event),
-			Time:  stamp,
+			Time:  now,
 		}
 		if p.Bump {
 			m.Data = "1"
@@ -182,6 +215,8 @@ func (s *Store) Publish(batch []Publication) ([]State, Cursor, error) {
 			}
 		}
 		s.append(f, m, now)
+		s.publishedMessages++
+		s.publishedBytes += uint64(len(m.Data))
 		states[i] = State{Field: f.name, Value: m, Watchers: f.watchers}
 		s.wake(f, false)
 	}
@@ -260,6 +295,7 @@ func (s *Store) append(f *field, m *Message, now time.Time) {
 	s.position++
 	m.Position = s.position
 	f.messages = append(f.messages, m)
+	s.messages++
 	s.memory += m.size()
 	s.trim(f, now)
 	s.rest(f, now)
@@ -302,6 +338,7 @@ func (s *Store) empty(f *field) {
 			s.history -= m.size()
 		}
 	}
+	s.messages -= len(f.kept())
 	f.messages, f.head = nil, 0
 	if f.expires >= 0 {
 		heap.Remove(&s.expiring, f.expires)
@@ -333,6 +370,7 @@ func (s *Store) tooOld(m *Message, now time.Time) bool {
 // calls order after the last one.
 func (s *Store) shift(f *field) {
 	size := f.shift().size()
+	s.messages--
 	s.memory -= size
 	s.history -= size
 }
@@ -356,9 +394,11 @@ func (s *Store) makeRoom() {
 		f := s.expiring[0]
 		s.shift(f)
 		s.order(f)
+		s.evictedMessages++
 	}
 	for s.idle.len > 0 && (s.memory > s.limits.MaxMemory || s.published > s.limits.MaxFields) {
 		s.forget(s.idle.first)
+		s.evictedFields++
 	}
 }
 

@@ -476,7 +476,7 @@ func checkBooks(t *testing.T, s *Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var memory, history, watchedOnly, idleBytes int64
-	published, idle, expiring := 0, 0, 0
+	published, idle, expiring, messages := 0, 0, 0, 0
 	for _, f := range s.fields {
 		v := f.value()
 		if v == nil {
@@ -491,6 +491,7 @@ func checkBooks(t *testing.T, s *Store) {
 		for _, m := range f.kept() {
 			memory += m.size()
 		}
+		messages += len(f.kept())
 		history -= v.size()
 		for _, m := range f.kept() {
 			history += m.size()
@@ -506,8 +507,9 @@ func checkBooks(t *testing.T, s *Store) {
 			idleBytes += nameSize(f.name) + v.size()
 		}
 	}
-	if memory != s.memory || history != s.history || watchedOnly != s.watchedOnly || idleBytes != s.idle.bytes ||
+	if messages != s.messages || memory != s.memory || history != s.history || watchedOnly != s.watchedOnly || idleBytes != s.idle.bytes ||
 		published != s.published || idle != s.idle.len || expiring != len(s.expiring) {
+		t.Errorf("counted messages %d, kept %d", messages, s.messages)
 		t.Errorf("counted memory %d history %d watched %d idle %d/%d published %d expiring %d; kept %d %d %d %d/%d %d %d",
 			memory, history, watchedOnly, idle, idleBytes, published, expiring,
 			s.memory, s.history, s.watchedOnly, s.idle.len, s.idle.bytes, s.published, len(s.expiring))

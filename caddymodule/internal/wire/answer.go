@@ -54,7 +54,7 @@ func NewAnswer(format Format, result store.Result, retry time.Duration) Answer {
 	a.Parts = make([][]byte, 1, 2+2*len(result.Messages))
 	size := 0
 	for i, m := range result.Messages {
-		object := m.Encoded(func(m *store.Message) []byte { return messageObject(m, result.Cursor.Epoch) }).Bytes
+		object := m.Encoded(func(m *store.Message) []byte { return MessageObject(m, result.Cursor.Epoch) }).Bytes
 		if size += len(object); size > MaxAnswer && i > 0 {
 			a.Cursor.Position = result.Messages[i-1].Position
 			break
@@ -80,8 +80,8 @@ var comma = []byte(",")
 // timeFormat is RFC 3339 with milliseconds.
 const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// messageObject returns a message as clients get it in JSON.
-func messageObject(m *store.Message, epoch string) []byte {
+// MessageObject returns a message as clients get it in JSON.
+func MessageObject(m *store.Message, epoch string) []byte {
 	b := make([]byte, 0, len(m.Data)+len(m.Field)+160)
 	b = appendString(append(b, `{"field":`...), m.Field)
 	b = appendData(append(b, ',', '"'), "data", m)

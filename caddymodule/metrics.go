@@ -1,0 +1,118 @@
+package caddymodule
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+)
+
+// The collectors are made once and registered with each configuration, so that
+// a reload resets nothing. Their only label beside the ones listed here is the
+// name of the store: nothing that a stranger can invent.
+var (
+	holdRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "comet",
+		Name:      "hold_requests_total",
+		Help:      "Requests to hold routes, by how they ended.",
+	}, []string{"store", "outcome"})
+
+	publishRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "comet",
+		Name:      "publish_refused_total",
+		Help:      "Requests to publish routes that were refused, by reason.",
+	}, []string{"store", "reason"})
+
+	wakeSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "comet",
+		Name:      "wake_seconds",
+		Help:      "Time from a publication until the answer to a held request was handed to its connection.",
+		Buckets:   []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+	}, []string{"store"})
+)
+
+// registerMetrics registers the collectors with the registry of a configuration.
+func registerMetrics(registry prometheus.Registerer) error {
+	for _, c := range []prometheus.Collector{holdRequests, publishRefused, wakeSeconds, storeCollector{}} {
+		if err := registry.Register(c); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetMetrics drops the series of a store that is gone.
+func forgetMetrics(name string) {
+	of := prometheus.Labels{"store": name}
+	holdRequests.DeletePartialMatch(of)
+	publishRefused.DeletePartialMatch(of)
+	wakeSeconds.DeletePartialMatch(of)
+}
+
+// countHold counts a request to a hold route.
+func (p *pool) countHold(o outcome) {
+	holdRequests.WithLabelValues(p.name, o.String()).Inc()
+}
+
+// observeWake notes how long it took from a publication to its answer.
+func (p *pool) observeWake(result store.Result) {
+	if n := len(result.Messages); n > 0 {
+		wakeSeconds.WithLabelValues(p.name).Observe(time.Since(result.Messages[n-1].Time).Seconds())
+	}
+}
+
+// storeCollector collects what the stores count themselves.
+type storeCollector struct{}
+
+// storeMetric is one number of a store.
+type storeMetric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(held int, stats store.Stats) float64
+}
+
+func newStoreMetric(name, help string, kind prometheus.ValueType, value func(int, store.Stats) float64) storeMetric {
+	return storeMetric{prometheus.NewDesc("comet_"+name, help, []string{"store"}, nil), kind, value}
+}
+
+var storeMetrics = []storeMetric{
+	newStoreMetric("held_requests", "Requests that are being held.", prometheus.GaugeValue,
+		func(held int, _ store.Stats) float64 { return float64(held) }),
+	newStoreMetric("published_messages_total", "Messages that were published.", prometheus.CounterValue,
+		func(_ int, s store.Stats) float64 { return float64(s.PublishedMessages) }),
+	newStoreMetric("published_bytes_total", "Bytes of data that were published.", prometheus.CounterValue,
+		func(_ int, s store.Stats) float64 { return float64(s.PublishedBytes) }),
+	newStoreMetric("fields", "Fields that have a value.", prometheus.GaugeValue,
+		func(_ int, s store.Stats) float64 { return float64(s.Fields) }),
+	newStoreMetric("messages", "Messages that are kept, values included.", prometheus.GaugeValue,
+		func(_ int, s store.Stats) float64 { return float64(s.Messages) }),
+	newStoreMetric("memory_bytes", "Bytes of names, values and messages, as max_memory counts them.", prometheus.GaugeValue,
+		func(_ int, s store.Stats) float64 { return float64(s.Memory) }),
+	newStoreMetric("evicted_messages_total", "Messages that were forgotten because max_memory was reached.", prometheus.CounterValue,
+		func(_ int, s store.Stats) float64 { return float64(s.EvictedMessages) }),
+	newStoreMetric("evicted_fields_total", "Fields that were forgotten because max_fields or max_memory was reached.", prometheus.CounterValue,
+		func(_ int, s store.Stats) float64 { return float64(s.EvictedFields) }),
+}
+
+// Describe implements prometheus.Collector.
+func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, m := range storeMetrics {
+		descs <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
+	pools.Range(func(_, value any) bool {
+		p := value.(*pool)
+		held, stats := p.heldNow(), p.store.Stats()
+		for _, m := range storeMetrics {
+			metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(held, stats), p.name)
+		}
+		return true
+	})
+}
+
+var _ prometheus.Collector = storeCollector{}
