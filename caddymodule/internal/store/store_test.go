@@ -202,6 +202,29 @@ func TestAWatchThatEndsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestFieldsThatAreOnlyWatchedAreBoundedAndTakeNothingFromPublishers(t *testing.T) {
+	limits := DefaultLimits()
+	limits.MaxFields, limits.MaxMemory = 2, 10*nameSize("w00")
+	s := New(limits)
+	var watches []*Watch
+	for i := range 10 {
+		w, _ := watch(t, s, SinceNow(), fmt.Sprintf("w%02d", i))
+		watches = append(watches, w)
+	}
+	if w, _, err := s.Watch(Query{Fields: []string{"w10"}, Since: SinceNow()}, make(recorder, 1)); err != ErrFull {
+		t.Errorf("one too many: %v, %v", w, err)
+	}
+	if _, _, err := s.Watch(Query{Fields: []string{"w00"}, Since: SinceNow()}, make(recorder, 1)); err != nil {
+		t.Errorf("another watcher of a field that is there: %v", err)
+	}
+	publish(t, s, "a", "1", "b", "1")
+	watches[3].End()
+	if w, _ := watch(t, s, SinceNow(), "w10"); w == nil {
+		t.Error("the place of one that left is not free")
+	}
+	checkBooks(t, s)
+}
+
 func TestMessagesAndFieldsGoByAgeWithTheirGapTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limits := DefaultLimits()

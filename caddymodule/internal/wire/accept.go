@@ -10,6 +10,10 @@ import (
 // TextType is the Content-Type of all that is written as text.
 const TextType = "text/plain; charset=utf-8"
 
+// maxAccept is how many entries of an Accept header are looked at. Browsers send
+// ten at most.
+const maxAccept = 64
+
 // negotiate returns which of the offered media types an Accept header prefers,
 // -1 when none. The most preferred exact type counts; "*/*" and "text/html",
 // which every browser sends, mean the first offer, and so does no header.
@@ -24,6 +28,9 @@ func negotiate(accept []string, offers []string) int {
 		mediaType = strings.ToLower(strings.TrimSpace(mediaType))
 		if mediaType == "" {
 			continue
+		}
+		if len(choices) == maxAccept {
+			break
 		}
 		quality := 1.0
 		for param := range strings.SplitSeq(params, ";") {
