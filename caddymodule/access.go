@@ -74,11 +74,15 @@ func (a *access) provision(ctx caddy.Context, server *caddyhttp.Server, allow, t
 	}
 	repl := caddy.NewReplacer()
 	for _, token := range tokens {
-		known := repl.ReplaceKnown(token, "")
-		if known == "" {
+		// An unknown placeholder would be a token that everybody can guess.
+		secret, err := repl.ReplaceOrErr(token, true, true)
+		if err != nil {
+			return fmt.Errorf("the token %s cannot be expanded: %w; is the variable set?", token, err)
+		}
+		if secret = strings.TrimSpace(secret); secret == "" {
 			return fmt.Errorf("the token %s is empty; is the variable set?", token)
 		}
-		a.tokens = append(a.tokens, sha256.Sum256([]byte(known)))
+		a.tokens = append(a.tokens, sha256.Sum256([]byte(secret)))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type App struct {
 	ctx      caddy.Context
 	logger   *zap.Logger
 	pools    map[string]*pool // those that this configuration uses
-	stopped  atomic.Bool      // another configuration has taken over, or will
+	stopped  atomic.Bool      // it left its stores, or is about to
 	servers  map[*caddyhttp.Server]bool
 	holders  []*Hold
 	findOnce sync.Once
@@ -138,19 +138,26 @@ func (a *App) Start() error {
 // Stop hands the stores over to the configuration that follows, with the
 // requests that are held. Those that it does not hold any more are answered.
 func (a *App) Stop() error {
+	a.leave()
+	return nil
+}
+
+func (a *App) leave() {
+	if caddy.Exiting() {
+		return // who is held is drained
+	}
 	a.stopped.Store(true)
 	for _, p := range a.pools {
 		p.leave(a)
 	}
-	return nil
 }
 
 // Cleanup lets go of the stores. The last configuration to do so has them
 // written.
 func (a *App) Cleanup() error {
+	a.leave() // Caddy does not stop what did not start
 	var first error
-	for name, p := range a.pools {
-		p.leave(a)
+	for name := range a.pools {
 		if _, err := pools.Delete(name); err != nil && first == nil {
 			first = err
 		}

@@ -46,7 +46,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 	}
 	var body strings.Builder
 	if r.ContentLength > 0 {
-		body.Grow(int(r.ContentLength))
+		body.Grow(int(min(r.ContentLength, maxGrow)))
 	}
 	n, err := io.Copy(&body, io.LimitReader(stalling, limit+1))
 	switch {
@@ -61,6 +61,9 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 	stalling.done()
 	return body.String(), nil
 }
+
+// maxGrow is how much is set aside for a body before it came.
+const maxGrow = 1 << 20
 
 // stallReader sets a deadline for each read of a body.
 type stallReader struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -138,15 +139,24 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if h.NextArg() {
 		return nil, h.Errf("comet takes no matcher or other argument here, but %q: it goes inside, as in comet { hold %[1]s }", h.Val())
 	}
-	p := directive{Helper: h, taken: make(map[string]string)}
+	p := directive{Helper: h, taken: takenPaths(h)}
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
 		if err := p.parseOption(); err != nil {
 			return nil, err
 		}
 	}
 	if hasBlock := h.Val() == "}"; !hasBlock {
-		if err := errors.Join(p.add(pathMatcher("/config"), new(Publish)), p.add(pathMatcher("/push"), new(Hold))); err != nil {
-			return nil, err
+		for _, d := range []struct {
+			option, path string
+			handler      caddyhttp.MiddlewareHandler
+		}{
+			{"publish", "/config", new(Publish)},
+			{"hold", "/push", new(Hold)},
+		} {
+			matcher := caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{d.path}, nil)}
+			if err := errors.Join(p.take(d.option, d.path, matcher), p.add(matcher, d.handler)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if len(p.found) == 0 {
@@ -160,7 +170,60 @@ type directive struct {
 	httpcaddyfile.Helper
 	store string
 	found []directiveRoute
-	taken map[string]string // which option has a matcher
+	taken map[string]string // which option has a path, or another matcher, already
+}
+
+// takenPaths returns what the comet directives of the block that h stands in have
+// taken: those of one site, outside of handle and the like, are one list of
+// routes.
+func takenPaths(h httpcaddyfile.Helper) map[string]string {
+	type block struct {
+		state map[string]any // is one for the sites, and else one for each block
+		site  string
+		taken map[string]string
+	}
+	const key = "comet.taken"
+	blocks, _ := h.State[key].([]block)
+	site := siteKeys(h)
+	for _, b := range blocks {
+		if b.site == site && reflect.ValueOf(b.state).Pointer() == reflect.ValueOf(h.BlockState).Pointer() {
+			return b.taken
+		}
+	}
+	b := block{h.BlockState, site, make(map[string]string)}
+	h.State[key] = append(blocks, b)
+	return b.taken
+}
+
+// siteKeys returns the addresses of the site that h stands in. Nothing public
+// tells. Where nothing else tells either, each directive is looked at alone.
+func siteKeys(h httpcaddyfile.Helper) string {
+	block := reflect.ValueOf(h).FieldByName("parentBlock")
+	if block.Kind() == reflect.Struct {
+		if keys := block.FieldByName("Keys"); keys.Kind() == reflect.Slice {
+			var texts []string
+			for i := range keys.Len() {
+				if key := keys.Index(i); key.Kind() == reflect.Struct && key.FieldByName("Text").Kind() == reflect.String {
+					texts = append(texts, key.FieldByName("Text").String())
+				}
+			}
+			return strings.Join(texts, " ")
+		}
+	}
+	return fmt.Sprintf("%s:%d", h.File(), h.Line())
+}
+
+// takes returns what a matcher takes: its paths when it has nothing else, else
+// itself.
+func takes(token string, matcher caddy.ModuleMap) []string {
+	var paths []string
+	if len(matcher) == 1 && json.Unmarshal(matcher["path"], &paths) == nil {
+		for i := range paths {
+			paths[i] = strings.ToLower(paths[i]) // as Caddy matches them
+		}
+		return paths
+	}
+	return []string{token}
 }
 
 type directiveRoute struct {
@@ -202,10 +265,6 @@ func (r *directiveRoute) specificity() int {
 	return longest
 }
 
-func pathMatcher(path string) caddy.ModuleMap {
-	return caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{path}, nil)}
-}
-
 func (p *directive) parseOption() error {
 	switch option := p.Val(); option {
 	case "store":
@@ -241,14 +300,9 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 		}
 		return p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
 	}
-	key := token
-	if strings.HasPrefix(token, "/") {
-		key = strings.ToLower(token) // as Caddy matches paths
+	if err := p.take(option, token, matcher); err != nil {
+		return err
 	}
-	if by := p.taken[key]; by != "" {
-		return p.Errf("%s %s would never be reached: this block has %s already", option, token, by)
-	}
-	p.taken[key] = option + " " + token
 	if p.NextArg() {
 		return p.Errf("%s takes one matcher, and %q is one too many", option, p.Val())
 	}
@@ -257,6 +311,17 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 		return err
 	}
 	return p.add(matcher, handler)
+}
+
+// take notes what an option takes, unless another has it.
+func (p *directive) take(option, token string, matcher caddy.ModuleMap) error {
+	for _, key := range takes(token, matcher) {
+		if by := p.taken[key]; by != "" {
+			return p.Errf("%s %s would never be reached: this site has %s already", option, token, by)
+		}
+		p.taken[key] = option + " " + token
+	}
+	return nil
 }
 
 func (p *directive) parsePublish() (caddyhttp.MiddlewareHandler, error) {
@@ -319,8 +384,11 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				if _, e := parsePattern(name); err == nil {
 					err = e
 				}
+				if err == nil && slices.Contains(handler.Fields, name) {
+					err = fmt.Errorf("%s is given twice", name)
+				}
+				handler.Fields = append(handler.Fields, name)
 			}
-			handler.Fields = append(handler.Fields, args...)
 		case "timeout":
 			handler.Timeout, err = parsePositiveRange(args[0])
 		case "formats":

@@ -83,9 +83,6 @@ func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
 	defer h.pool.exit(h)
 
 	watch, result, err := h.pool.store.Watch(h.ask.Query, wait)
-	if err != nil {
-		return err
-	}
 	why := outcomeNow
 	if watch != nil {
 		why, result = wait.wait(h, watch)
@@ -93,6 +90,9 @@ func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
 	h.looking.Lock()
 	h.over = true
 	h.looking.Unlock()
+	if err != nil {
+		return err
+	}
 	h.route.answer(w, h, result, why)
 	return nil
 }

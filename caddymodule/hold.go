@@ -159,7 +159,7 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		timeout = min(timeout, ask.Wait)
 	}
 	result := s.Read(ask.Query)
-	if result.NewEpoch {
+	if result.NewEpoch && timeout > 0 && !h.pool.gaps.Allow() {
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
@@ -239,21 +239,16 @@ func (h *Hold) timeout(r *http.Request) time.Duration {
 	return picked
 }
 
-// spreadGap waits a moment when many clients come with cursors of an epoch of
+// spreadGap waits a moment, because many clients come with cursors of an epoch of
 // before a restart.
 func (h *Hold) spreadGap(r *http.Request) {
-	wait := h.pool.gaps.Reserve().Delay()
-	if wait == 0 {
-		return
-	}
 	select {
-	case <-time.After(min(wait, h.Retry.pick())):
+	case <-time.After(h.Retry.pick()):
 	case <-r.Context().Done():
 	}
 }
 
-// answer tells a client what there is, unless it left, and notes how its request
-// ended.
+// answer tells a client what there is, and notes how its request ended.
 func (h *Hold) answer(w http.ResponseWriter, asked *held, result store.Result, why outcome) {
 	r := asked.request
 	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
@@ -262,9 +257,7 @@ func (h *Hold) answer(w http.ResponseWriter, asked *held, result store.Result, w
 	h.note(r, why,
 		zap.Duration("comet_held", time.Since(asked.since)),
 		zap.Strings("comet_field", asked.ask.Query.Fields))
-	if why == outcomeLeft {
-		return
-	}
+	// Also to one that left: it may have closed only its half of the connection.
 	answer := wire.NewAnswer(asked.ask.Format, result, h.Retry.pick())
 	header := w.Header()
 	header.Set("Content-Type", answer.ContentType)

@@ -102,6 +102,11 @@ func (p pattern) expand(repl *caddy.Replacer) (pattern, error) {
 		}
 		expanded[i] = patternPart{literal, text}
 	}
+	if expanded.isPlain() {
+		if err := wire.CheckName(expanded.name()); err != nil {
+			return nil, fmt.Errorf("the field %.80q %w", expanded.name(), err)
+		}
+	}
 	return expanded, nil
 }
 

@@ -37,7 +37,7 @@ type pool struct {
 	// application at once.
 	gaps *rate.Limiter
 
-	mu       sync.Mutex // guards what follows; store.Store's lock is never waited for with it held
+	mu       sync.Mutex // guards what follows; the store's own lock is taken within it, never around it
 	limits   limits
 	owner    *App
 	offered  *App
@@ -136,9 +136,6 @@ func (p *pool) setOwner(a *App) {
 // leave takes the pool from a, gives it to who was offered it, and moves the
 // requests that a held there. It may be called more than once.
 func (p *pool) leave(a *App) {
-	if caddy.Exiting() {
-		return // they are drained
-	}
 	p.mu.Lock()
 	switch a {
 	case p.owner:
@@ -162,21 +159,27 @@ func (p *pool) leave(a *App) {
 // move gives h to the route of the present configuration that it would reach
 // now, or ends it when there is none or it may not watch there what it does.
 func (p *pool) move(h *held) {
-	p.mu.Lock()
-	to := p.owner
-	p.mu.Unlock()
-	h.looking.Lock()
-	stays := h.over || to != nil && to.holds(h)
-	h.looking.Unlock()
-	if !stays {
-		h.ender.end(outcomeGone)
-		return
-	}
-	p.mu.Lock()
-	h.app = to
-	p.mu.Unlock()
-	if to != nil && to.stopped.Load() { // it left meanwhile, and did not see h
-		p.move(h)
+	for {
+		p.mu.Lock()
+		from, to := h.app, p.owner
+		p.mu.Unlock()
+		if from == to { // leave has not come yet, and will see h
+			return
+		}
+		h.looking.Lock()
+		stays := h.over || to != nil && to.holds(h)
+		h.looking.Unlock()
+		if !stays {
+			h.ender.end(outcomeGone)
+			return
+		}
+		p.mu.Lock()
+		h.app = to
+		p.mu.Unlock()
+		if to == nil || !to.stopped.Load() {
+			return
+		}
+		// It left meanwhile, perhaps before it could see h.
 	}
 }
 

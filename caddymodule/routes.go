@@ -13,8 +13,17 @@ import (
 // route is a handler of ours where it stands in the configuration.
 type route struct {
 	server  *caddyhttp.Server
-	path    []caddyhttp.MatcherSets // from the server to the handler
+	path    []step // from the server to the handler
 	handler caddyhttp.MiddlewareHandler
+}
+
+// step is a route on the way to a handler.
+type step struct {
+	sets caddyhttp.MatcherSets
+
+	// before are the routes that stand before it and keep a request that they
+	// match from it: terminal ones, and those of its group.
+	before []caddyhttp.MatcherSets
 }
 
 // routes returns the handlers of ours in this configuration, in the order in
@@ -50,21 +59,27 @@ type routeFinder struct {
 // other.
 const maxDepth = 64
 
-func (f *routeFinder) walk(routes caddyhttp.RouteList, path []caddyhttp.MatcherSets, depth int) {
+func (f *routeFinder) walk(routes caddyhttp.RouteList, path []step, depth int) {
 	if depth > maxDepth {
 		return
 	}
-	for _, r := range routes {
-		here := append(slices.Clone(path), r.MatcherSets)
+	for i, r := range routes {
+		here := step{sets: r.MatcherSets}
+		for _, earlier := range routes[:i] {
+			if earlier.Terminal || earlier.Group != "" && earlier.Group == r.Group {
+				here.before = append(here.before, earlier.MatcherSets)
+			}
+		}
+		path := append(slices.Clone(path), here)
 		for _, handler := range r.Handlers {
 			switch h := handler.(type) {
 			case *Hold, *Publish:
-				f.found = append(f.found, route{f.server, here, handler})
+				f.found = append(f.found, route{f.server, path, handler})
 			case *caddyhttp.Subroute:
-				f.walk(h.Routes, here, depth+1)
+				f.walk(h.Routes, path, depth+1)
 			case *caddyhttp.Invoke:
 				if named := f.server.NamedRoutes[h.Name]; named != nil {
-					f.walk(caddyhttp.RouteList{*named}, here, depth+1)
+					f.walk(caddyhttp.RouteList{*named}, path, depth+1)
 				}
 			}
 		}
@@ -80,12 +95,18 @@ func (rt *route) leads(r *http.Request) bool {
 		clone.URL = original
 		sent = &clone
 	}
-	for _, sets := range rt.path {
+	matches := func(sets caddyhttp.MatcherSets, r *http.Request) bool {
 		matched, err := sets.AnyMatchWithError(r)
-		if !matched && err == nil {
-			matched, err = sets.AnyMatchWithError(sent)
+		return matched || err != nil
+	}
+	for _, step := range rt.path {
+		as := r
+		if !matches(step.sets, as) {
+			if as = sent; !matches(step.sets, as) {
+				return false
+			}
 		}
-		if !matched && err == nil {
+		if slices.ContainsFunc(step.before, func(sets caddyhttp.MatcherSets) bool { return matches(sets, as) }) {
 			return false
 		}
 	}
@@ -103,8 +124,8 @@ func (rt *route) isNamed(r *http.Request) bool {
 
 func (rt *route) hostMatchers() []caddyhttp.MatchHost {
 	var hosts []caddyhttp.MatchHost
-	for _, sets := range rt.path {
-		for _, set := range sets {
+	for _, step := range rt.path {
+		for _, set := range step.sets {
 			for _, matcher := range set {
 				switch m := matcher.(type) {
 				case *caddyhttp.MatchHost:
@@ -190,8 +211,8 @@ func (a *App) logSites() {
 // paths returns what a log line calls the route in its site.
 func (rt *route) paths() string {
 	var paths []string
-	for _, sets := range rt.path {
-		for _, set := range sets {
+	for _, step := range rt.path {
+		for _, set := range step.sets {
 			for _, matcher := range set {
 				switch m := matcher.(type) {
 				case *MatchPath:

@@ -66,17 +66,6 @@ func (a decimal) compare(b decimal) int {
 	return strings.Compare(a.fraction, b.fraction)
 }
 
-// newer reports whether value is newer than what a client has seen: greater,
-// when both are decimal numbers, and different otherwise.
-func newer(value, seen string) bool {
-	if v, ok := parseDecimal(value); ok {
-		if s, ok := parseDecimal(seen); ok {
-			return v.compare(s) > 0
-		}
-	}
-	return value != seen
-}
-
 // nextWhole returns the smallest whole number greater than value.
 func nextWhole(value string) (string, error) {
 	d, ok := parseDecimal(value)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"sort"
 	"time"
 )
 
@@ -38,15 +39,15 @@ func (s *Store) Describe(fields []string) []FieldInfo {
 			continue
 		}
 		s.trim(f, now)
-		info := FieldInfo{Field: f.name, Watchers: f.watchers, Messages: len(f.kept()), Bytes: nameSize(f.name)}
-		recent := 0
-		for _, m := range f.kept() {
-			info.Bytes += m.size()
-			if now.Sub(m.Time) < time.Minute {
-				recent++
-			}
+		kept := f.kept()
+		old := sort.Search(len(kept), func(i int) bool { return now.Sub(kept[i].Time) < time.Minute })
+		info := FieldInfo{
+			Field:    f.name,
+			Watchers: f.watchers,
+			Messages: len(kept),
+			Bytes:    nameSize(f.name) + f.bytes,
+			Rate:     float64(len(kept)-old) / time.Minute.Seconds(),
 		}
-		info.Rate = float64(recent) / time.Minute.Seconds()
 		if v := f.value(); v != nil {
 			info.Last = v.Time
 		}

@@ -16,6 +16,9 @@ type field struct {
 	watching *watchList // in the order of their coming; nil when there are none
 	watchers int        // those in watching, and those taken off but not yet woken
 
+	bytes  int64         // of its messages
+	parsed *parsedNumber // of its value; nil until somebody compares with it
+
 	active             time.Time // when it was last published, or its last watcher left
 	idlePrev, idleNext *field    // in Store.idle; it has a value and no watcher
 	idle               bool
@@ -37,6 +40,23 @@ func (f *field) value() *Message {
 		return f.messages[n-1]
 	}
 	return nil
+}
+
+// parsedNumber is a value as a number, when it is one.
+type parsedNumber struct {
+	of       *Message
+	number   decimal
+	isNumber bool
+}
+
+// number returns the value of f as a number, and whether it is one. It is read
+// once, however many compare with it.
+func (f *field) number() (decimal, bool) {
+	if v := f.value(); f.parsed == nil || f.parsed.of != v {
+		number, isNumber := parseDecimal(v.Data)
+		f.parsed = &parsedNumber{v, number, isNumber}
+	}
+	return f.parsed.number, f.parsed.isNumber
 }
 
 // end returns the lowest position from which a cursor has seen all of f.
@@ -65,6 +85,7 @@ func (f *field) after(p Position) []*Message {
 // shift forgets the oldest message and returns it.
 func (f *field) shift() *Message {
 	m := f.messages[f.head]
+	f.bytes -= m.size()
 	f.messages[f.head] = nil
 	f.head++
 	f.floor = m.Position

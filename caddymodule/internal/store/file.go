@@ -36,6 +36,7 @@ type (
 		Type     string    `json:"type,omitempty"`
 		Event    string    `json:"event,omitempty"`
 		Time     time.Time `json:"time"`
+		Active   time.Time `json:"active"` // when it was last published or watched
 		Position Position  `json:"position"`
 		Floor    Position  `json:"floor"`
 	}
@@ -143,7 +144,11 @@ func (s *Store) write(w io.Writer) error {
 		if kept := f.kept(); len(kept) > 1 {
 			floor = kept[len(kept)-2].Position
 		}
-		fields = append(fields, fileField{m.Field, []byte(m.Data), m.Type, m.Event, m.Time, m.Position, floor})
+		active := f.active
+		if f.watchers > 0 {
+			active = head.Written
+		}
+		fields = append(fields, fileField{m.Field, []byte(m.Data), m.Type, m.Event, m.Time, active, m.Position, floor})
 	}
 	s.mu.Unlock()
 	slices.SortFunc(fields, func(a, b fileField) int {
@@ -224,9 +229,16 @@ func (s *Store) load(r io.Reader, sameEpoch bool) (written time.Time, err error)
 		s.append(f, &Message{
 			Field: f.name, Data: string(line.Data), Type: line.Type, Event: line.Event, Time: line.Time,
 		}, now)
-		f.active = line.Time
 	}
 	s.position = head.Position
+	slices.SortStableFunc(fields, func(a, b fileField) int { return a.Active.Compare(b.Active) })
+	for _, line := range fields {
+		if f := s.fields[line.Field]; f != nil && f.idle {
+			s.idle.remove(f)
+			f.active = line.Active
+			s.idle.push(f)
+		}
+	}
 	s.makeRoom()
 	s.sweep(now)
 	return head.Written, nil

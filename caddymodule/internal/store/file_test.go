@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -137,6 +138,32 @@ func TestReadingAFileObeysTheLimits(t *testing.T) {
 	}
 	wantTold(t, read(small, SinceCursor(Cursor{small.epoch, 1}), "ff"), "!ff")
 	checkBooks(t, small)
+}
+
+func TestAFieldThatWasWatchedUntilTheExitIsNotIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(DefaultLimits())
+		defer s.Close()
+		publish(t, s, "watched", "1", "idle", "1")
+		w, _ := watch(t, s, SinceNow(), "watched")
+		defer w.End()
+		time.Sleep(29 * 24 * time.Hour)
+		path := filepath.Join(t.TempDir(), "s")
+		if err := s.Save(path); err != nil {
+			t.Fatal(err)
+		}
+		again := New(DefaultLimits())
+		defer again.Close()
+		if _, err := again.Open(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * 24 * time.Hour)
+		again.mu.Lock()
+		defer again.mu.Unlock()
+		if again.fields["watched"] == nil || again.fields["idle"] != nil {
+			t.Errorf("left: %v", again.fields)
+		}
+	})
 }
 
 func FuzzLoad(f *testing.F) {

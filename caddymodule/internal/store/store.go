@@ -295,6 +295,7 @@ func (s *Store) append(f *field, m *Message, now time.Time) {
 	s.position++
 	m.Position = s.position
 	f.messages = append(f.messages, m)
+	f.bytes += m.size()
 	s.messages++
 	s.memory += m.size()
 	s.trim(f, now)
@@ -332,14 +333,10 @@ func (s *Store) forget(f *field) {
 // empty takes the value and all messages of f away.
 func (s *Store) empty(f *field) {
 	f.floor = f.end()
-	for i, m := range f.kept() {
-		s.memory -= m.size()
-		if i < len(f.kept())-1 {
-			s.history -= m.size()
-		}
-	}
+	s.memory -= f.bytes
+	s.history -= f.bytes - f.value().size()
 	s.messages -= len(f.kept())
-	f.messages, f.head = nil, 0
+	f.messages, f.head, f.bytes, f.parsed = nil, 0, 0, nil
 	if f.expires >= 0 {
 		heap.Remove(&s.expiring, f.expires)
 	}

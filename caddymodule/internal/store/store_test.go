@@ -186,6 +186,62 @@ func TestWatchersByValueAreOnlyWokenByNewerValues(t *testing.T) {
 	wantTold(t, <-woken, "id=8")
 }
 
+func TestManyWatchersWithNothingNewerKeepNobodyFromBeingWoken(t *testing.T) {
+	s := New(DefaultLimits())
+	publish(t, s, "id", "1")
+	for range 5 * wakeChunk {
+		watch(t, s, SinceValues([]Seen{{"99", true}}), "id")
+	}
+	_, woken := watch(t, s, SinceValues([]Seen{{"2", true}}), "id")
+	_, other := watch(t, s, SinceNow(), "other")
+	for _, v := range []string{"2", "1", "3"} {
+		publish(t, s, "id", v)
+	}
+	wantTold(t, <-woken, "id=3")
+	publish(t, s, "other", "x")
+	wantTold(t, <-other, "other=x")
+	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return !s.waking })
+}
+
+func TestDeletionEndsWatchesThatAreJustBeingLookedAt(t *testing.T) {
+	s := New(DefaultLimits())
+	publish(t, s, "id", "5")
+	var ended []recorder
+	for range 5 * wakeChunk {
+		_, w := watch(t, s, SinceValues([]Seen{{"9", true}}), "id")
+		ended = append(ended, w)
+	}
+	publish(t, s, "id", "6")
+	s.Delete([]string{"id"})
+	for _, w := range ended {
+		wantTold(t, <-w, "")
+	}
+}
+
+func TestAGapIsToldOnceThoughItsMessagesComeInParts(t *testing.T) {
+	limits := DefaultLimits()
+	limits.History = 3
+	s := New(limits)
+	c := s.Cursor()
+	big := strings.Repeat("x", 400<<10)
+	for range 5 {
+		publish(t, s, "b", big, "a", big)
+	}
+	missed := map[string]int{}
+	var messages int
+	for range 10 {
+		r := read(s, SinceCursor(c), "a", "b")
+		for _, f := range r.Missed {
+			missed[f]++
+		}
+		messages += len(r.Messages)
+		c = r.Cursor
+	}
+	if missed["a"] != 1 || missed["b"] != 1 || messages != 6 {
+		t.Errorf("missed %v, %d messages", missed, messages)
+	}
+}
+
 func TestAWatchThatEndsLeavesNothingBehind(t *testing.T) {
 	s := New(DefaultLimits())
 	publish(t, s, "known", "1")
@@ -406,7 +462,8 @@ func TestNextWholeAndNewer(t *testing.T) {
 		{"1", "a", true},
 		{"", "0", true},
 	} {
-		if got := newer(test.value, test.seen); got != test.want {
+		f := &field{messages: []*Message{{Data: test.value}}}
+		if got := f.isNewer(newSeenValue(Seen{test.seen, true})); got != test.want {
 			t.Errorf("newer(%q, %q) = %v", test.value, test.seen, got)
 		}
 	}

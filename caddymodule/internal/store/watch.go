@@ -1,6 +1,10 @@
 package store
 
-import "time"
+import (
+	"sort"
+	"strings"
+	"time"
+)
 
 // Query says what a client watches and what it has seen of it.
 type Query struct {
@@ -57,9 +61,9 @@ func SinceLast(n int) Since { return Since{kind: fromLast, last: n} }
 // value: greater, when both are decimal numbers, and different otherwise.
 func SinceValues(seen []Seen) Since { return Since{kind: byValue, seen: seen} }
 
-// MaxResult bounds a result: it holds as many messages as fit into so many
-// bytes, with resultOverhead for each, and at least one. The rest is there
-// after its cursor.
+// MaxResult bounds a result, and with it the time that the store is locked for
+// it: it holds as many messages as fit into so many bytes, with resultOverhead
+// for each, and at least one. The rest is there after its cursor.
 const (
 	MaxResult      = 1 << 20
 	resultOverhead = 128
@@ -108,7 +112,20 @@ type node struct {
 	list       *watchList
 	field      *field
 	watch      *Watch
-	seen       Seen
+	seen       seenValue
+}
+
+// seenValue is a Seen whose number was read once, since it is compared with every
+// value that comes.
+type seenValue struct {
+	Seen
+	number   decimal
+	isNumber bool
+}
+
+func newSeenValue(seen Seen) seenValue {
+	number, isNumber := parseDecimal(seen.Value)
+	return seenValue{seen, number, isNumber}
 }
 
 // watchList is a list of nodes in the order of their coming.
@@ -169,11 +186,16 @@ func (s *Store) read(q Query) Result {
 	case fromNow:
 		return Result{Cursor: s.cursor(s.position)}
 	case fromFirst:
-		return g.last(-1)
+		return g.result(g.runs(0), nil)
 	case fromLast:
 		return g.last(q.Since.last)
 	case byValue:
-		return g.newer(q.Since.seen)
+		var room [8]seenValue
+		seen := room[:0]
+		for _, v := range q.Since.seen {
+			seen = append(seen, newSeenValue(v))
+		}
+		return g.newer(seen)
 	default:
 		return g.lost()
 	}
@@ -210,7 +232,8 @@ func (s *Store) Watch(q Query, w Watcher) (*Watch, Result, error) {
 		n := &watch.nodes[i]
 		n.watch, n.field = watch, s.field(q.Fields[i])
 		if watch.byValue {
-			n.seen = q.Since.seen[i]
+			n.seen = newSeenValue(q.Since.seen[i])
+			n.seen.Value = strings.Clone(n.seen.Value) // else it keeps the whole request
 		}
 		if n.field.idle {
 			s.idle.remove(n.field)
@@ -254,7 +277,7 @@ func (s *Store) takeOut(w *Watch) Result {
 	g := gathering{store: s, fields: fields}
 	var result Result
 	if w.byValue {
-		var room [8]Seen
+		var room [8]seenValue
 		seen := room[:0]
 		for i := range w.nodes {
 			seen = append(seen, w.nodes[i].seen)
@@ -279,16 +302,22 @@ func (s *Store) takeOut(w *Watch) Result {
 
 // wake is a list of watchers to be woken.
 type wake struct {
-	list *watchList
-	all  bool // also those by value who have nothing newer
+	field *field
+	list  *watchList
+	all   bool // also those by value who have nothing newer
 }
 
 // wake takes the watchers of f off, to be woken by another goroutine.
 func (s *Store) wake(f *field, all bool) {
+	for i := range s.wakes {
+		if all && s.wakes[i].field == f { // taken off before, and not yet looked at
+			s.wakes[i].all = true
+		}
+	}
 	if f.watching == nil || f.watching.first == nil {
 		return
 	}
-	s.wakes = append(s.wakes, wake{f.watching, all})
+	s.wakes = append(s.wakes, wake{f, f.watching, all})
 	f.watching = nil
 	if !s.waking {
 		s.waking = true
@@ -316,7 +345,7 @@ func (s *Store) wakeAll() {
 				s.wakes = s.wakes[1:]
 				continue
 			}
-			if w := n.watch; next.all || !w.byValue || n.isNewer() {
+			if w := n.watch; next.all || !w.byValue || n.field.isNewer(n.seen) {
 				watcher := w.watcher
 				chunk = append(chunk, woken{watcher, s.takeOut(w)})
 			} else {
@@ -324,25 +353,38 @@ func (s *Store) wakeAll() {
 				n.field.watch(n)
 			}
 		}
-		if len(s.wakes) == 0 {
-			s.wakes = nil
-			s.waking = len(chunk) > 0
+		done := len(s.wakes) == 0
+		if done {
+			s.wakes, s.waking = nil, false
 		}
 		s.mu.Unlock()
-		if len(chunk) == 0 {
-			return
-		}
 		for i := range chunk {
 			chunk[i].watcher.Wake(chunk[i].result)
 			chunk[i] = woken{}
+		}
+		if done {
+			return
 		}
 		chunk = chunk[:0]
 	}
 }
 
-func (n *node) isNewer() bool {
-	v := n.field.value()
-	return v != nil && (!n.seen.Given || newer(v.Data, n.seen.Value))
+// isNewer reports whether the value of f is newer than what was seen: greater,
+// when both are decimal numbers, and different otherwise.
+func (f *field) isNewer(seen seenValue) bool {
+	v := f.value()
+	if v == nil {
+		return false
+	}
+	if !seen.Given {
+		return true
+	}
+	if seen.isNumber {
+		if number, ok := f.number(); ok {
+			return number.compare(seen.number) > 0
+		}
+	}
+	return v.Data != seen.Value
 }
 
 // gathering makes a result of what some fields hold at one moment. A field is
@@ -370,32 +412,23 @@ func (g *gathering) floor(i int) Position {
 
 // after returns all messages after p.
 func (g *gathering) after(p Position) Result {
-	var (
-		missed []string
-		room   [8][]*Message
-		runs   = room[:0]
-	)
-	for i, f := range g.fields {
+	var missed []int
+	for i := range g.fields {
 		if p < g.floor(i) {
-			missed = append(missed, g.name(i))
-		}
-		if f != nil {
-			if run := f.after(p); len(run) > 0 {
-				runs = append(runs, run)
-			}
+			missed = append(missed, i)
 		}
 	}
-	return g.result(runs, missed)
+	return g.result(g.runs(p), missed)
 }
 
 // lost returns the latest message of each field, all of them missed.
 func (g *gathering) lost() Result {
 	var (
-		missed = make([]string, 0, len(g.fields))
+		missed = make([]int, 0, len(g.fields))
 		runs   = make([][]*Message, 0, len(g.fields))
 	)
 	for i, f := range g.fields {
-		missed = append(missed, g.name(i))
+		missed = append(missed, i)
 		if f != nil && f.value() != nil {
 			runs = append(runs, f.messages[len(f.messages)-1:])
 		}
@@ -403,27 +436,38 @@ func (g *gathering) lost() Result {
 	return g.result(runs, missed)
 }
 
-// last returns the last n messages; -1 is all.
+// last returns the last n messages.
 func (g *gathering) last(n int) Result {
+	// the lowest position after which there are not more than n
+	p := sort.Search(int(g.store.position), func(p int) bool {
+		count := 0
+		for _, f := range g.fields {
+			if f != nil {
+				count += len(f.after(Position(p)))
+			}
+		}
+		return count <= n
+	})
+	return g.result(g.runs(Position(p)), nil)
+}
+
+// runs returns the kept messages after p, a run for each field that has any.
+func (g *gathering) runs(p Position) [][]*Message {
 	runs := make([][]*Message, 0, len(g.fields))
-	total := 0
 	for _, f := range g.fields {
-		if f != nil && f.value() != nil {
-			runs = append(runs, f.kept())
-			total += len(f.kept())
+		if f == nil {
+			continue
+		}
+		if run := f.after(p); len(run) > 0 {
+			runs = append(runs, run)
 		}
 	}
-	if n >= 0 {
-		for ; total > n; total-- {
-			runs = dropFirst(runs, lowest(runs))
-		}
-	}
-	return g.result(runs, nil)
+	return runs
 }
 
 // newer returns the latest message of each field that is newer than what was
 // seen of it.
-func (g *gathering) newer(seen []Seen) Result {
+func (g *gathering) newer(seen []seenValue) Result {
 	var (
 		room [8][]*Message
 		runs = room[:0]
@@ -432,8 +476,7 @@ func (g *gathering) newer(seen []Seen) Result {
 		if f == nil {
 			continue
 		}
-		n := node{field: f, seen: seen[i]}
-		if n.isNewer() {
+		if f.isNewer(seen[i]) {
 			runs = append(runs, f.messages[len(f.messages)-1:])
 		}
 	}
@@ -443,11 +486,15 @@ func (g *gathering) newer(seen []Seen) Result {
 // result merges the runs by position, as far as MaxResult allows.
 //
 // The cursor is that of the last message, but not before what is told of the
-// fields otherwise: a gap, or a value that is not newer.
-func (g *gathering) result(runs [][]*Message, missed []string) Result {
+// fields otherwise: a gap, or a value that is not newer. When there is more than
+// fits, a gap that the cursor does not pass yet is told with what follows.
+func (g *gathering) result(runs [][]*Message, missed []int) Result {
 	s := g.store
-	result := Result{Cursor: s.cursor(s.position), Missed: missed}
+	result := Result{Cursor: s.cursor(s.position)}
 	if len(runs) == 0 {
+		for _, i := range missed {
+			result.Missed = append(result.Missed, g.name(i))
+		}
 		return result
 	}
 	result.Messages = make([]*Message, 0, min(len(runs[0]), 16))
@@ -468,6 +515,11 @@ func (g *gathering) result(runs [][]*Message, missed []string) Result {
 			if f != nil {
 				p = max(p, f.end())
 			}
+		}
+	}
+	for _, i := range missed {
+		if g.floor(i) <= p {
+			result.Missed = append(result.Missed, g.name(i))
 		}
 	}
 	result.Cursor.Position = p

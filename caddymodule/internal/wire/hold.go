@@ -138,7 +138,7 @@ func readFields(route HoldRoute, pairs []pair) ([]string, *Error) {
 		return fields, nil
 	}
 	for _, name := range route.Plain {
-		if len(fields) < MaxFields && !isReserved(name) &&
+		if len(fields) < MaxFields && !isReserved(name) && !slices.Contains(fields, name) &&
 			slices.ContainsFunc(pairs, func(p pair) bool { return p.name == name }) {
 			fields = append(fields, name)
 		}

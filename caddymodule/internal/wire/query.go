@@ -17,7 +17,7 @@ func parseQuery(s string) ([]pair, error) {
 	if s == "" {
 		return nil, nil
 	}
-	pairs := make([]pair, 0, strings.Count(s, "&")+1)
+	var pairs []pair
 	for part := range strings.SplitSeq(s, "&") {
 		if part == "" {
 			continue
