@@ -17,11 +17,11 @@ import (
 // the HTTP server has not.
 func TestAnExitAmongBusyClientsIsOrderly(t *testing.T) {
 	t.Parallel()
-	s := comettest.Start(t, comettest.Global(`shutdown_delay 200ms
+	s := comettest.Start(t, comettest.Global(`shutdown_delay 150ms
 	comet {
-		drain 200ms
+		drain 3s
 	}`)+"http://127.0.0.1:{$HTTP} {"+open+"}")
-	for round := range 4 {
+	for round := range scale(4, 1, 2) {
 		comettest.Publish(t, s, fmt.Sprint("id=", round))
 		var held []<-chan comettest.Answer
 		for range 20 {
@@ -29,10 +29,10 @@ func TestAnExitAmongBusyClientsIsOrderly(t *testing.T) {
 		}
 		var busy sync.WaitGroup
 		var stop atomic.Bool
-		for range 8 {
+		for range 2 {
 			busy.Go(func() {
 				for !stop.Load() && !s.Exited() {
-					s.Try(context.Background(), request{URL: fmt.Sprintf("/push?id=%d&wait=0.02", round)})
+					s.Try(context.Background(), request{URL: fmt.Sprintf("/push?id=%d&wait=0.1", round)})
 				}
 			})
 		}
