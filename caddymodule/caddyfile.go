@@ -133,7 +133,8 @@ func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
 // it lists exists; publish and hold may be repeated.
 //
 // A path after publish or hold matches the path as the client sent it or as it
-// now is. The directive becomes a route for each, the more specific path first.
+// now is. The directive becomes a route for each: of paths the more specific one
+// first, what matches all last, and others where they are listed.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
 	if h.NextArg() {
@@ -247,12 +248,8 @@ func (p *directive) add(matcher caddy.ModuleMap, handler caddyhttp.MiddlewareHan
 	return nil
 }
 
-// specificity orders the routes of a directive: longer paths first, an exact one
-// before a prefix, those without a path after them, and what matches all last.
+// specificity orders routes by their longest path, an exact one before a prefix.
 func (r *directiveRoute) specificity() int {
-	if r.matcher == nil {
-		return -1
-	}
 	longest := 0
 	for _, path := range r.paths {
 		prefix, isPrefix := strings.CutSuffix(path, "*")
@@ -263,6 +260,32 @@ func (r *directiveRoute) specificity() int {
 		longest = max(longest, n)
 	}
 	return longest
+}
+
+// sortRoutes orders routes as Caddy does those of one directive: what matches all
+// comes last, the more specific path first, and others keep their place.
+func sortRoutes(routes []directiveRoute) {
+	slices.SortStableFunc(routes, func(a, b directiveRoute) int {
+		switch {
+		case a.matcher == nil && b.matcher != nil:
+			return 1
+		case a.matcher != nil && b.matcher == nil:
+			return -1
+		}
+		return 0
+	})
+	var places []int
+	var byPath []directiveRoute
+	for i, r := range routes {
+		if len(r.paths) > 0 {
+			places = append(places, i)
+			byPath = append(byPath, r)
+		}
+	}
+	slices.SortStableFunc(byPath, func(a, b directiveRoute) int { return b.specificity() - a.specificity() })
+	for i, place := range places {
+		routes[place] = byPath[i]
+	}
 }
 
 func (p *directive) parseOption() error {
@@ -416,7 +439,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 // routes returns a route for each option, the more specific path first, as Caddy
 // orders the routes of one directive.
 func (p *directive) routes() []httpcaddyfile.ConfigValue {
-	slices.SortStableFunc(p.found, func(a, b directiveRoute) int { return b.specificity() - a.specificity() })
+	sortRoutes(p.found)
 	values := make([]httpcaddyfile.ConfigValue, 0, len(p.found))
 	for _, r := range p.found {
 		switch handler := r.handler.(type) {

@@ -1,9 +1,14 @@
 package main_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/fcgi"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -231,6 +236,303 @@ http://d.test:{$HTTP} {
 	wantText(t, s.Do(t, request{URL: "/push", Host: "c.test"}), "c")
 	wantText(t, s.Do(t, request{URL: "/push?id=0", Host: "d.test"}), "YES\n")
 	wantText(t, s.Do(t, request{URL: "/config", Host: "d.test"}), "d")
+}
+
+// The Caddyfiles that people have in front of their applications, with Comet's block
+// put into them: /push and /config are Comet's, the rest is the application's.
+func TestTheCaddyfilesOfApplications(t *testing.T) {
+	t.Parallel()
+	php, upstream := startApplications(t)
+	const comet = `
+	comet {
+		publish /config
+		hold /push
+	}
+`
+	// What an application is to answer, by method and URL.
+	spa := map[string]string{"GET /": "index", "GET /deep/link?x=1": "index", "GET /app.js": "js"}
+	phpApp := map[string]string{
+		"GET /": "php index.php /", "GET /deep/link?x=1": "php index.php /deep/link?x=1",
+		"GET /info.php?x=1": "php info.php /info.php?x=1", "POST /save?x=1": "php index.php /save?x=1 body",
+		"GET /app.js": "js", "POST /pushy": "php index.php /pushy body", "GET /config.php": "php config.php /config.php",
+	}
+	proxied := map[string]string{
+		"GET /": "app /", "GET /deep/link?x=1": "app /deep/link?x=1", "POST /save": "app /save body",
+		"GET /pushy": "app /pushy", "PUT /configure": "app /configure body",
+	}
+	for _, c := range []struct {
+		name, site string // with the lines of one site, or with sites of their own
+		hosts      []string
+		push       string // default: /push
+		config     string
+		app        map[string]string
+	}{
+		{name: "a single-page application", app: spa, site: comet + `
+	root {$DIR}/public
+	encode
+	try_files {path} /index.html
+	file_server`},
+		{name: "a single-page application with a rewrite of what is no file", app: spa, site: comet + `
+	root {$DIR}/public
+	@missing not file {path} {path}/
+	rewrite @missing /index.html
+	file_server`},
+		{name: "a single-page application with an API", site: comet + `
+	encode
+	handle /api/* {
+		reverse_proxy {$UPSTREAM}
+	}
+	handle {
+		root {$DIR}/public
+		try_files {path} /index.html
+		file_server
+	}`, app: map[string]string{
+			"GET /": "index", "GET /deep/link": "index", "GET /app.js": "js", "POST /api/push": "app /api/push body", "GET /api/config": "app /api/config",
+		}},
+		{name: "an API without its prefix, and comet in the API's block", push: "/api/push", config: "/api/config", site: `
+	handle_path /api/* {` + comet + `
+		reverse_proxy {$UPSTREAM}
+	}
+	handle {
+		root {$DIR}/public
+		try_files {path} /index.html
+		file_server
+	}`, app: map[string]string{"GET /": "index", "GET /push": "index", "GET /config": "index", "POST /api/save": "app /save body"}},
+		{name: "an application behind reverse_proxy", app: proxied, site: comet + `
+	encode
+	reverse_proxy {$UPSTREAM}`},
+		{name: "reverse_proxy with error pages of the site", app: proxied, site: comet + `
+	reverse_proxy {$UPSTREAM}
+	handle_errors {
+		respond "error page"
+	}`},
+		{name: "php_fastcgi", app: phpApp, site: comet + `
+	root {$DIR}/public
+	encode
+	php_fastcgi {$FPM}
+	file_server`},
+		{name: "php_fastcgi in a catch-all", app: phpApp, site: comet + `
+	root {$DIR}/public
+	handle /assets/* {
+		file_server
+	}
+	handle {
+		php_fastcgi {$FPM}
+		file_server
+	}`},
+		{name: "php_fastcgi, written out", app: phpApp, site: comet + `
+	root {$DIR}/public
+	route {
+		@canonicalPath {
+			file {path}/index.php
+			not path */
+		}
+		redir @canonicalPath {http.request.orig_uri.path}/ 308
+		@indexFiles file {
+			try_files {path} {path}/index.php index.php
+			try_policy first_exist_fallback
+			split_path .php
+		}
+		rewrite @indexFiles {file_match.relative}
+		@phpFiles path *.php
+		reverse_proxy @phpFiles {$FPM} {
+			transport fastcgi {
+				split .php
+			}
+		}
+	}
+	file_server`},
+		{name: "php_server, written out, with comet behind its rewrites", app: phpApp, site: `
+	root {$DIR}/public
+	encode zstd gzip
+	route {
+		@canonicalPath {
+			file {path}/index.php
+			not path */
+		}
+		redir @canonicalPath {http.request.orig_uri.path}/ 308
+		@indexFiles file {
+			try_files {path} {path}/index.php index.php
+			split_path .php
+		}
+		rewrite @indexFiles {file_match.relative}` + comet + `
+		@phpFiles path *.php
+		reverse_proxy @phpFiles {$FPM} {
+			transport fastcgi {
+				split .php
+			}
+		}
+		file_server
+	}`},
+		{name: "a front controller by try_files", app: map[string]string{
+			"GET /": "php index.php /", "POST /save?x=1": "php index.php /save?x=1 body", "GET /app.js": "js",
+		}, site: comet + `
+	root {$DIR}/public
+	@hidden path /.* /vendor/*
+	respond @hidden 404
+	try_files {path} /index.php?{query}
+	php_fastcgi {$FPM}
+	file_server`},
+		{name: "an application below a path", push: "/app/push", config: "/app/config", app: map[string]string{
+			"GET /app/": "php index.php /app/", "GET /app/deep/link": "php index.php /app/deep/link", "GET /": "landing", "GET /push": "landing",
+		}, site: `
+	redir /app /app/
+	handle_path /app/* {` + comet + `
+		root {$DIR}/public
+		php_fastcgi {$FPM}
+		file_server
+	}
+	handle {
+		respond "landing"
+	}`},
+		{name: "comet in route, before the catch-all", app: proxied, site: `
+	route {` + comet + `
+		reverse_proxy {$UPSTREAM}
+	}`},
+		{name: "comet in a handle of its paths", app: proxied, site: `
+	@comet path /push /config
+	handle @comet {` + comet + `
+	}
+	handle {
+		reverse_proxy {$UPSTREAM}
+	}`},
+		{name: "a snippet", app: proxied, site: `
+	import live
+	reverse_proxy {$UPSTREAM}`},
+		{name: "a named route", app: proxied, site: `
+	invoke comet-routes
+	reverse_proxy {$UPSTREAM}`},
+		{name: "a named route in route and handle", app: proxied, site: `
+	route {
+		invoke comet-routes
+		handle {
+			reverse_proxy {$UPSTREAM}
+		}
+	}`},
+		{name: "hosts of one site", app: proxied, hosts: []string{"a.test", "b.test", "www.b.test"}, site: `
+http://a.test:{$HTTP}, http://*.test:{$HTTP}, http://www.b.test:{$HTTP} {` + comet + `
+	reverse_proxy {$UPSTREAM}
+}`},
+		{name: "hosts by matchers", app: proxied, hosts: []string{"a.app.test", "b.app.test"}, site: `
+http://*.app.test:{$HTTP} {
+	@a host a.app.test
+	handle @a {` + comet + `
+		reverse_proxy {$UPSTREAM}
+	}
+	handle {` + comet + `
+		reverse_proxy {$UPSTREAM}
+	}
+}`},
+		{name: "sites that invoke one named route", app: proxied, hosts: []string{"a.test", "b.test"}, site: `
+http://a.test:{$HTTP} {
+	invoke comet-routes
+	reverse_proxy {$UPSTREAM}
+}
+http://b.test:{$HTTP} {
+	invoke comet-routes
+	reverse_proxy {$UPSTREAM}
+}`},
+		{name: "a site for any host", app: proxied, hosts: []string{"127.0.0.1", "localhost"}, site: `
+http://:{$HTTP} {` + comet + `
+	reverse_proxy {$UPSTREAM}
+}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			config := comettest.Global("") + `
+(live) {` + comet + `}
+&(comet-routes) {` + comet + `}
+http://127.0.0.1:{$DOOR} {
+	comet {
+		publish /config
+	}
+}
+`
+			if c.hosts == nil {
+				c.hosts = []string{""}
+				c.site = "http://127.0.0.1:{$HTTP} {" + c.site + "\n}\n"
+			}
+			s := comettest.Start(t, config+c.site, comettest.Env("FPM", php), comettest.Env("UPSTREAM", upstream))
+			s.PublishURL = s.DoorURL("/config")
+			writePublic(t, s.Dir)
+			push, publish := cmp.Or(c.push, "/push"), cmp.Or(c.config, "/config")
+			for i, host := range c.hosts {
+				t.Run(cmp.Or(host, "as it is"), func(t *testing.T) {
+					id := 10 * i
+					say := func() {
+						t.Helper()
+						id++
+						a := s.Do(t, request{URL: publish, Host: host, Type: comettest.FormType, Body: fmt.Sprintf("id=%d", id)})
+						wantText(t, a, "OK\n")
+					}
+					say()
+					wantText(t, s.Do(t, request{URL: publish + "?field=id", Host: host}), fmt.Sprintf("%d\n", id))
+					wantText(t, s.Do(t, request{URL: push + "?id=-1", Host: host}), "YES\n")
+					held := comettest.HoldRequest(t, s, request{URL: fmt.Sprintf("%s?format=json&id=%d", push, id), Host: host})
+					say()
+					wantTexts(t, comettest.Await(t, held), fmt.Sprintf("id=%d", id))
+					a := s.Do(t, request{URL: push + "?field=hidden", Host: host})
+					wantStatus(t, a, 403)
+					if !strings.Contains(a.Body, "hidden") {
+						t.Errorf("a field that is not offered: got %s; want Comet's own line", a)
+					}
+
+					for ask, want := range c.app {
+						method, url, _ := strings.Cut(ask, " ")
+						r := request{Method: method, URL: url, Host: host}
+						if method != "GET" {
+							r.Type, r.Body = "text/plain", "body"
+						}
+						if a := s.Do(t, r); a.Status != 200 || a.Body != want {
+							t.Errorf("%s: got %d %q; want %q", ask, a.Status, a.Body, want)
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// startApplications returns the addresses of two applications, one for FastCGI and one
+// for HTTP. Each answers with what it was asked.
+func startApplications(t *testing.T) (php, upstream string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	answer := func(w http.ResponseWriter, r *http.Request, who, uri string) {
+		body, _ := io.ReadAll(r.Body) // cut off: the answer shows it
+		fmt.Fprint(w, strings.TrimSpace(who+" "+uri+" "+string(body)))
+	}
+	go func() {
+		_ = fcgi.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // until it is closed
+			env := fcgi.ProcessEnv(r)
+			answer(w, r, "php "+filepath.Base(env["SCRIPT_FILENAME"]), r.URL.RequestURI())
+		}))
+	}()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r, "app", r.RequestURI)
+	}))
+	t.Cleanup(server.Close)
+	return listener.Addr().String(), strings.TrimPrefix(server.URL, "http://")
+}
+
+// writePublic makes the public folder of an application in dir.
+func writePublic(t *testing.T, dir string) {
+	t.Helper()
+	public := filepath.Join(dir, "public")
+	if err := os.Mkdir(public, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"index.html": "index", "app.js": "js", "index.php": "<?php", "info.php": "<?php", "config.php": "<?php",
+	} {
+		if err := os.WriteFile(filepath.Join(public, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestAuthenticationAndHeadersApply(t *testing.T) {

@@ -13,5 +13,6 @@ import (
 func main() {
 	// Caddy prints its own version after this one.
 	caddy.CustomVersion = "comet " + caddymodule.Version + " caddy"
+	caddy.CustomBinaryName = "comet" // in the help
 	caddycmd.Main()
 }

@@ -12,8 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,7 +28,6 @@ import (
 // same PHP, once as it was, once as many try to do better, once with Comet.
 const (
 	guestbookClients = 100
-	phpWorkers       = 2
 
 	// guestbookPatience is how long a reader waits for a page before it counts as
 	// not answered.
@@ -38,7 +35,7 @@ const (
 )
 
 func TestPHPGuestbookWithAHundredReadersAndTwoWorkers(t *testing.T) {
-	fpm := findPHP(t)
+	fpm := findPHP(t, "pdo_sqlite", "curl")
 	measured := map[string]*guestbookFigures{}
 	for _, version := range []string{"polling", "holding", "comet"} {
 		t.Run(version, func(t *testing.T) {
@@ -88,7 +85,7 @@ func TestPHPGuestbookWithAHundredReadersAndTwoWorkers(t *testing.T) {
 }
 
 func TestPHPGuestbookShowsWhatWasWritten(t *testing.T) {
-	fpm := findPHP(t)
+	fpm := findPHP(t, "pdo_sqlite", "curl")
 	g := startGuestbook(t, fpm, "comet")
 	const text = "<script>alert('1')</script> & \"ünï\" 雪"
 	if err := g.post(t.Context(), text); err != nil {
@@ -439,7 +436,7 @@ func startGuestbook(t *testing.T, fpm, version string) *guestbook {
 	if err := os.Chmod(data, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	socket, stopPHP := startPHP(t, fpm, dir, "GUESTBOOK_DB="+filepath.Join(data, "guestbook.sqlite"))
+	socket, stopPHP := startPHP(t, fpm, dir, "env[GUESTBOOK_DB] = "+filepath.Join(data, "guestbook.sqlite"))
 
 	caddyfile, err := os.ReadFile(filepath.Join(app, "Caddyfile"))
 	if err != nil {
@@ -454,89 +451,6 @@ func startGuestbook(t *testing.T, fpm, version string) *guestbook {
 		version:   version,
 		accessLog: filepath.Join(dir, "access.log"),
 	}
-}
-
-// startPHP runs php-fpm with two workers in dir and returns its socket, and what
-// ends it before the test does.
-func startPHP(t *testing.T, fpm, dir string, env ...string) (socket string, stop func()) {
-	t.Helper()
-	socket, config := filepath.Join(dir, "php.sock"), filepath.Join(dir, "fpm.conf")
-	text := fmt.Sprintf(`[global]
-error_log = %[1]s/error.log
-daemonize = no
-
-[guestbook]
-listen = %[1]s/php.sock
-pm = static
-pm.max_children = %[2]d
-access.log = %[1]s/access.log
-access.format = "%%m %%f"
-catch_workers_output = yes
-`, dir, phpWorkers)
-	if os.Geteuid() == 0 { // it will not run as root
-		name := "www-data"
-		if _, err := user.Lookup(name); err != nil {
-			name = "nobody"
-		}
-		text += "user = " + name + "\n"
-	}
-	for _, kv := range env {
-		name, value, _ := strings.Cut(kv, "=")
-		text += fmt.Sprintf("env[%s] = %s\n", name, value)
-	}
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-
-	// The shell ends PHP when its input ends: with the test, or with the test's
-	// process, whatever becomes of that.
-	cmd := exec.Command("sh", "-c", `"$0" -F -y "$1" >"$2" 2>&1 & read -r _; kill "$!"; wait`,
-		fpm, config, filepath.Join(dir, "output.log"))
-	input, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stop = sync.OnceFunc(func() {
-		input.Close()
-		_ = cmd.Wait() // the exit code is that of a process told to end
-		if t.Failed() {
-			for _, name := range []string{"output.log", "error.log"} {
-				log, _ := os.ReadFile(filepath.Join(dir, name))
-				t.Logf("PHP's %s:\n%s", name, log)
-			}
-		}
-	})
-	t.Cleanup(stop)
-	comettest.Eventually(t, comettest.Deadline, func() bool {
-		_, err := os.Stat(socket)
-		return err == nil
-	}, fpm, " has no socket")
-	return socket, stop
-}
-
-// findPHP returns the path of a php-fpm that can serve the guestbook. The test is
-// skipped when there is none.
-func findPHP(t *testing.T) string {
-	t.Helper()
-	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/local/sbin")
-	for _, dir := range dirs {
-		found, err := filepath.Glob(filepath.Join(dir, "php-fpm*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, fpm := range found {
-			out, err := exec.Command(fpm, "-m").Output()
-			modules := strings.Fields(string(out))
-			if err == nil && slices.Contains(modules, "pdo_sqlite") && slices.Contains(modules, "curl") {
-				return fpm
-			}
-		}
-	}
-	t.Skip("no php-fpm with pdo_sqlite and curl here; testdata/setup installs it on Debian")
-	return ""
 }
 
 func guestbookDir(t *testing.T) string {

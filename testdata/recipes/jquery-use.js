@@ -1,0 +1,5 @@
+comet(['news'], function (message) {
+	$('<li>').text(message.data).prependTo('#news');
+}, function () {
+	location.reload();
+});
