@@ -256,7 +256,7 @@ func TestRecipeMariaDBPublishesWhatIsCommitted(t *testing.T) {
 	arguments := []string{"--no-defaults", "--user=root", "--socket=" + socket, "shop"}
 	query := func(text string) string {
 		t.Helper()
-		cmd := exec.Command(mariadb, append([]string{"--no-defaults", "--batch", "--skip-column-names"}, arguments[1:]...)...)
+		cmd := exec.Command(mariadb, append([]string{"--no-defaults", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"}, arguments[1:]...)...)
 		cmd.Stdin = strings.NewReader(text)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
