@@ -112,7 +112,7 @@ type node struct {
 	list       *watchList
 	field      *field
 	watch      *Watch
-	seen       seenValue
+	seen       *seenValue // when the watch is by value
 }
 
 // seenValue is a Seen whose number was read once, since it is compared with every
@@ -123,9 +123,9 @@ type seenValue struct {
 	isNumber bool
 }
 
-func newSeenValue(seen Seen) seenValue {
+func newSeenValue(seen Seen) *seenValue {
 	number, isNumber := parseDecimal(seen.Value)
-	return seenValue{seen, number, isNumber}
+	return &seenValue{seen, number, isNumber}
 }
 
 // watchList is a list of nodes in the order of their coming.
@@ -186,11 +186,11 @@ func (s *Store) read(q Query) Result {
 	case fromNow:
 		return Result{Cursor: s.cursor(s.position)}
 	case fromFirst:
-		return g.result(g.runs(0), nil)
+		return g.result(g.runs(nil, 0), nil)
 	case fromLast:
 		return g.last(q.Since.last)
 	case byValue:
-		var room [8]seenValue
+		var room [8]*seenValue
 		seen := room[:0]
 		for _, v := range q.Since.seen {
 			seen = append(seen, newSeenValue(v))
@@ -232,8 +232,9 @@ func (s *Store) Watch(q Query, w Watcher) (*Watch, Result, error) {
 		n := &watch.nodes[i]
 		n.watch, n.field = watch, s.field(q.Fields[i])
 		if watch.byValue {
-			n.seen = newSeenValue(q.Since.seen[i])
-			n.seen.Value = strings.Clone(n.seen.Value) // else it keeps the whole request
+			seen := q.Since.seen[i]
+			seen.Value = strings.Clone(seen.Value) // else it keeps the whole request
+			n.seen = newSeenValue(seen)
 		}
 		if n.field.idle {
 			s.idle.remove(n.field)
@@ -277,7 +278,7 @@ func (s *Store) takeOut(w *Watch) Result {
 	g := gathering{store: s, fields: fields}
 	var result Result
 	if w.byValue {
-		var room [8]seenValue
+		var room [8]*seenValue
 		seen := room[:0]
 		for i := range w.nodes {
 			seen = append(seen, w.nodes[i].seen)
@@ -371,7 +372,7 @@ func (s *Store) wakeAll() {
 
 // isNewer reports whether the value of f is newer than what was seen: greater,
 // when both are decimal numbers, and different otherwise.
-func (f *field) isNewer(seen seenValue) bool {
+func (f *field) isNewer(seen *seenValue) bool {
 	v := f.value()
 	if v == nil {
 		return false
@@ -418,7 +419,8 @@ func (g *gathering) after(p Position) Result {
 			missed = append(missed, i)
 		}
 	}
-	return g.result(g.runs(p), missed)
+	var room [8][]*Message
+	return g.result(g.runs(room[:0], p), missed)
 }
 
 // lost returns the latest message of each field, all of them missed.
@@ -448,12 +450,12 @@ func (g *gathering) last(n int) Result {
 		}
 		return count <= n
 	})
-	return g.result(g.runs(Position(p)), nil)
+	var room [8][]*Message
+	return g.result(g.runs(room[:0], Position(p)), nil)
 }
 
-// runs returns the kept messages after p, a run for each field that has any.
-func (g *gathering) runs(p Position) [][]*Message {
-	runs := make([][]*Message, 0, len(g.fields))
+// runs appends the kept messages after p, a run for each field that has any.
+func (g *gathering) runs(runs [][]*Message, p Position) [][]*Message {
 	for _, f := range g.fields {
 		if f == nil {
 			continue
@@ -467,7 +469,7 @@ func (g *gathering) runs(p Position) [][]*Message {
 
 // newer returns the latest message of each field that is newer than what was
 // seen of it.
-func (g *gathering) newer(seen []seenValue) Result {
+func (g *gathering) newer(seen []*seenValue) Result {
 	var (
 		room [8][]*Message
 		runs = room[:0]
