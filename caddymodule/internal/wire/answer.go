@@ -21,6 +21,8 @@ type Answer struct {
 	Cursor      store.Cursor
 	Missed      bool
 	Parts       [][]byte // the body; shared with other answers, not to be changed
+
+	encoded []*store.Encoded // what Parts are of: others share it while this is sent
 }
 
 // Len returns the length of the body.
@@ -54,7 +56,8 @@ func NewAnswer(format Format, result store.Result, retry time.Duration) Answer {
 	a.Parts = make([][]byte, 1, 2+2*len(result.Messages))
 	size := 0
 	for i, m := range result.Messages {
-		object := m.Encoded(func(m *store.Message) []byte { return MessageObject(m, result.Cursor.Epoch) }).Bytes
+		encoded := m.Encoded(func(m *store.Message) []byte { return MessageObject(m, result.Cursor.Epoch) })
+		object := encoded.Bytes
 		if size += len(object); size > MaxAnswer && i > 0 {
 			a.Cursor.Position = result.Messages[i-1].Position
 			break
@@ -63,6 +66,7 @@ func NewAnswer(format Format, result store.Result, retry time.Duration) Answer {
 			a.Parts = append(a.Parts, comma)
 		}
 		a.Parts = append(a.Parts, object)
+		a.encoded = append(a.encoded, encoded)
 	}
 	a.Parts[0] = append(append([]byte(`{"cursor":"`), a.Cursor.String()...), `","messages":[`...)
 	tail := []byte(`]`)
