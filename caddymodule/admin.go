@@ -307,13 +307,15 @@ func listHeld(p *pool, q adminQuery) (any, error) {
 	return map[string]any{"total": len(all), "held": list}, nil
 }
 
-// describe returns what there is to know of a held request. All that it uses is
-// set before the request is in the pool.
+// describe returns what there is to know of a held request.
 func (h *held) describe() adminHeld {
+	h.pool.mu.Lock()
+	route := h.route
+	h.pool.mu.Unlock()
 	d := adminHeld{
 		ID:       h.id,
 		Remote:   h.remote,
-		Protocol: h.request.Proto,
+		Protocol: h.protocol(),
 		Format:   string(h.ask.Format),
 		Since:    h.since.UTC(),
 		Held:     time.Since(h.since).Round(time.Millisecond).String(),
@@ -322,8 +324,8 @@ func (h *held) describe() adminHeld {
 	if h.address.IsValid() {
 		d.ClientIP = h.address.String()
 	}
-	for _, rt := range h.route.app.routes() {
-		if rt.handler == h.route {
+	for _, rt := range route.app.routes() {
+		if rt.handler == route {
 			d.Site, d.Route = rt.site(), rt.paths()
 		}
 	}

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -26,11 +28,19 @@ type App struct {
 	// hyphens and underscores.
 	Stores map[string]*StoreConfig `json:"stores,omitempty"`
 
+	// Parking is how held requests of HTTP/1 wait: "on", parked, without a
+	// goroutine; "off", each on the goroutine that serves it, as those of HTTP/2
+	// and HTTP/3 do; "trim_tls", parked, and what a TLS connection keeps from its
+	// handshake is let go. Elsewhere than on Linux all is held on goroutines.
+	// Default: on.
+	Parking string `json:"parking,omitempty"`
+
 	ctx      caddy.Context
 	logger   *zap.Logger
 	pools    map[string]*pool // those that this configuration uses
 	stopped  atomic.Bool      // it left its stores, or is about to
 	servers  map[*caddyhttp.Server]bool
+	holder   holder
 	holders  []*Hold
 	findOnce sync.Once
 	found    []route
@@ -58,6 +68,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
+	if err := a.chooseHolder(); err != nil {
+		return err
+	}
 	for name, config := range a.Stores {
 		if config == nil {
 			return fmt.Errorf("store %q has no configuration", name)
@@ -69,6 +82,36 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// The values of App.Parking.
+const (
+	parkingOn   = "on"
+	parkingOff  = "off"
+	parkingTrim = "trim_tls"
+)
+
+// chooseHolder sets how requests are held.
+func (a *App) chooseHolder() error {
+	a.holder = onGoroutine{}
+	if a.Parking == "" {
+		a.Parking = parkingOn
+	}
+	if _, err := parseParking(a.Parking); err != nil {
+		return fmt.Errorf("parking: %w", err)
+	}
+	if a.Parking == parkingOff {
+		return nil
+	}
+	parking, err := newParking(a.Parking == parkingTrim)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return nil
+	case err != nil:
+		return fmt.Errorf("parking: %w", err)
+	}
+	a.holder = parking
 	return nil
 }
 
@@ -109,6 +152,12 @@ func (a *App) server(ctx caddy.Context) *caddyhttp.Server {
 			if caddy.Exiting() {
 				drainAll(a.gracePeriod())
 			}
+		})
+		server.RegisterOnStop(func(ctx context.Context) error {
+			if caddy.Exiting() {
+				awaitDrained(ctx)
+			}
+			return nil
 		})
 	}
 	return server

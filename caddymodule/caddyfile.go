@@ -29,10 +29,11 @@ import (
 //	    max_held            <count>
 //	    max_held_per_client <count>
 //	    drain               <duration>
+//	    parking             on|off|trim_tls
 //	}
 //
 // It may be repeated, once a store. Without a name it is about the store of the
-// sites that name none.
+// sites that name none, and only there may parking stand, which is about all.
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := &App{Stores: make(map[string]*StoreConfig)}
 	if previous, ok := existing.(httpcaddyfile.App); ok {
@@ -42,9 +43,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		}
 	}
 	for d.Next() {
-		name := DefaultStore
+		name, unnamed := DefaultStore, true
 		if d.NextArg() {
-			name = d.Val()
+			name, unnamed = d.Val(), false
 		}
 		if d.NextArg() {
 			return nil, d.ArgErr()
@@ -55,7 +56,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		if app.Stores[name] != nil {
 			return nil, d.Errf("the store %s is configured twice", name)
 		}
-		config, err := parseStore(d)
+		config, err := parseStore(d, app, unnamed)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +65,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: "comet", Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
+// parseStore parses the block of a store. With unnamed it may have the options of
+// app itself.
+func parseStore(d *caddyfile.Dispenser, app *App, unnamed bool) (*StoreConfig, error) {
 	c := new(StoreConfig)
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -102,14 +105,26 @@ func parseStore(d *caddyfile.Dispenser) (*StoreConfig, error) {
 			drain, err = parseDuration(args[0])
 			over := caddy.Duration(drain)
 			c.Drain = &over
+		case "parking":
+			if !unnamed {
+				return nil, d.Err("parking is not of one store: it goes into the comet block without a name")
+			}
+			app.Parking, err = parseParking(args[0])
 		default:
-			return nil, d.Errf("there is no comet option %q; there are history, field_idle, max_fields, max_memory, max_held, max_held_per_client and drain", option)
+			return nil, d.Errf("there is no comet option %q; there are history, field_idle, max_fields, max_memory, max_held, max_held_per_client, drain and parking", option)
 		}
 		if err != nil {
 			return nil, d.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return c, nil
+}
+
+func parseParking(s string) (string, error) {
+	if s != parkingOn && s != parkingOff && s != parkingTrim {
+		return "", fmt.Errorf("%q is not one of %s, %s and %s", s, parkingOn, parkingOff, parkingTrim)
+	}
+	return s, nil
 }
 
 // parseDirective parses the comet directive. Syntax:

@@ -4,8 +4,11 @@ import (
 	"container/list"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
@@ -34,16 +37,20 @@ func (o outcome) String() string {
 // held is a request that is to be held, with all that is needed to answer it
 // later. Whoever keeps it waiting is its holder.
 type held struct {
-	route   *Hold // the one that it reached
-	pool    *pool
-	request *http.Request // as it reached the route
-	remote  string        // its peer
-	address netip.Addr    // of the client; not valid when it has none
-	client  netip.Prefix  // what it is counted by; not valid when it is not counted
-	ask     wire.Hold
-	timeout time.Duration
-	since   time.Time // when it came
-	ender   ender     // set by the holder before the request is in the pool
+	pool     *pool
+	remote   string       // its peer
+	address  netip.Addr   // of the client; not valid when it has none
+	client   netip.Prefix // what it is counted by; not valid when it is not counted
+	ask      wire.Hold
+	bodySize int
+	timeout  time.Duration
+	since    time.Time // when it came
+
+	// Set by the holder before the request is in the pool. There is one of request
+	// and sketch: the request as it reached the route, or what is kept of it.
+	ender   ender
+	request *http.Request
+	sketch  *sketch
 
 	// looking is held while another goroutine looks at the request, to find its
 	// route after a reload: nothing of a request may be used by two at once.
@@ -53,8 +60,42 @@ type held struct {
 	id uint64 // set by pool.enter
 
 	// Guarded by pool.mu.
-	app   *App // the configuration whose route holds it now
+	route *Hold // that holds it now: the one that it reached, or that of a later configuration
 	place *list.Element
+}
+
+// look returns the request for looking at it, as a server of the configuration
+// of a would see it. Only one may look at a time: looking is locked.
+func (h *held) look(server *caddyhttp.Server) (*http.Request, error) {
+	if h.sketch != nil {
+		return h.sketch.request(h.remote, server)
+	}
+	return h.request, nil
+}
+
+// server returns the server that the request came to.
+func (h *held) server() *caddyhttp.Server {
+	if h.sketch != nil {
+		return h.sketch.server
+	}
+	server, _ := h.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return server
+}
+
+// protocol returns the protocol of the request: HTTP/1.1, say.
+func (h *held) protocol() string {
+	if h.sketch == nil {
+		return h.request.Proto
+	}
+	line, _, _ := strings.Cut(h.sketch.wire, "\r\n")
+	return line[strings.LastIndexByte(line, ' ')+1:]
+}
+
+// stopLooking has nobody look at the request any more.
+func (h *held) stopLooking() {
+	h.looking.Lock()
+	h.over = true
+	h.looking.Unlock()
 }
 
 // ender is told that a held request is to be answered though there is nothing to
@@ -80,20 +121,17 @@ func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
 	if err := h.pool.enter(h); err != nil {
 		return err
 	}
-	defer h.pool.exit(h)
-
 	watch, result, err := h.pool.store.Watch(h.ask.Query, wait)
 	why := outcomeNow
 	if watch != nil {
 		why, result = wait.wait(h, watch)
 	}
-	h.looking.Lock()
-	h.over = true
-	h.looking.Unlock()
+	route := h.pool.exit(h)
+	h.stopLooking()
 	if err != nil {
 		return err
 	}
-	h.route.answer(w, h, result, why)
+	route.answer(w, h.request, h, result, why)
 	return nil
 }
 
@@ -130,10 +168,16 @@ func (g *goroutineWait) wait(h *held, watch *store.Watch) (outcome, store.Result
 	if !ended {
 		result = <-g.woken
 	}
+	return endedAs(why, result), result
+}
+
+// endedAs returns how a request ended that was ended for a reason, and has a
+// result all the same.
+func endedAs(why outcome, result store.Result) outcome {
 	if result.Ready() && why != outcomeLeft && why != outcomeExit {
-		why = outcomeWake
+		return outcomeWake
 	}
-	return why, result
+	return why
 }
 
 var (

@@ -52,6 +52,8 @@ type Hold struct {
 	app      *App
 	pool     *pool
 	logger   *zap.Logger
+	access   accessLog
+	headers  *headerCache
 	holder   holder
 	patterns []pattern
 
@@ -85,7 +87,8 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	}
 	h.app = app.(*App)
 	h.logger = ctx.Logger()
-	h.holder = onGoroutine{}
+	h.holder = h.app.holder
+	h.headers = new(headerCache)
 	if len(h.Fields) == 0 {
 		h.Fields = defaultFields
 	}
@@ -107,7 +110,9 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	if h.Retry.IsZero() {
 		h.Retry = defaultRetry
 	}
-	if server := h.app.server(ctx); server != nil && server.WriteTimeout > 0 {
+	server := h.app.server(ctx)
+	h.access = newAccessLog(ctx, server)
+	if server != nil && server.WriteTimeout > 0 {
 		h.longest = time.Duration(server.WriteTimeout) / 10 * 9
 		h.logger.Warn("the server's write_timeout bounds how long requests are held",
 			zap.Duration("write_timeout", time.Duration(server.WriteTimeout)), zap.Duration("longest", h.longest))
@@ -164,8 +169,8 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		result = s.Read(ask.Query)
 	}
 	asked := &held{
-		route:   h,
 		pool:    h.pool,
+		route:   h,
 		request: r,
 		remote:  r.RemoteAddr,
 		address: clientAddr(r),
@@ -173,16 +178,17 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		ask:     ask,
 		timeout: timeout,
 		since:   time.Now(),
-		app:     h.app,
 	}
 	if result.Ready() || timeout == 0 {
-		h.answer(w, asked, result, outcomeNow)
+		h.answer(w, r, asked, result, outcomeNow)
 		return nil
 	}
 
-	if _, e := readBody(w, r, holdBody); e != nil {
+	body, e := readBody(w, r, holdBody)
+	if e != nil {
 		return h.refuse(w, r, ask.Format, e)
 	}
+	asked.bodySize = len(body)
 	dropReadTimeout(w)
 	err = h.holder.hold(w, asked)
 	switch {
@@ -192,7 +198,7 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
 		header.Set(headerCursor, s.Cursor().String())
-		h.note(r, outcomeRefused)
+		h.note(r, outcomeRefused, outcomeField(outcomeRefused))
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	return err
@@ -248,19 +254,21 @@ func (h *Hold) spreadGap(r *http.Request) {
 	}
 }
 
-// answer tells a client what there is, and notes how its request ended.
-func (h *Hold) answer(w http.ResponseWriter, asked *held, result store.Result, why outcome) {
-	r := asked.request
+// reply returns what a client is told of a result, and how its request ended.
+func (h *Hold) reply(asked *held, result store.Result, why outcome) (wire.Answer, outcome) {
 	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
 		why = outcomeMissed
 	}
-	h.note(r, why,
-		zap.Duration("comet_held", time.Since(asked.since)),
-		zap.Strings("comet_field", asked.ask.Query.Fields))
 	// Also to one that left: it may have closed only its half of the connection.
-	answer := wire.NewAnswer(asked.ask.Format, result, h.Retry.pick())
+	return wire.NewAnswer(asked.ask.Format, result, h.Retry.pick()), why
+}
+
+// answer tells a client what there is, and notes how its request ended.
+func (h *Hold) answer(w http.ResponseWriter, r *http.Request, asked *held, result store.Result, why outcome) {
+	answer, why := h.reply(asked, result, why)
+	h.note(r, why, outcomeFields(asked, why, time.Since(asked.since))...)
 	header := w.Header()
-	header.Set("Content-Type", answer.ContentType)
+	header.Set("Content-Type", wire.ContentType(asked.ask.Format))
 	header.Set("Content-Length", strconv.Itoa(answer.Len()))
 	header.Set(headerCursor, answer.Cursor.String())
 	header.Set(headerField, wire.FieldList(asked.ask.Query.Fields))
@@ -288,16 +296,26 @@ func (h *Hold) answer(w http.ResponseWriter, asked *held, result store.Result, w
 func (h *Hold) note(r *http.Request, why outcome, fields ...zap.Field) {
 	h.pool.countHold(why)
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.Stringer("comet_outcome", why))
 		for _, f := range fields {
 			extra.Add(f)
 		}
 	}
 }
 
+// outcomeFields is what the access log tells of how a held request ended.
+func outcomeFields(asked *held, why outcome, after time.Duration) []zap.Field {
+	return []zap.Field{
+		outcomeField(why),
+		zap.Duration("comet_held", after),
+		zap.Strings("comet_field", asked.ask.Query.Fields),
+	}
+}
+
+func outcomeField(why outcome) zap.Field { return zap.Stringer("comet_outcome", why) }
+
 // refuse answers a request that asks for what it cannot be given.
 func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format, e *wire.Error) error {
-	h.note(r, outcomeRefused)
+	h.note(r, outcomeRefused, outcomeField(outcomeRefused))
 	w.Header().Set(headerCursor, h.pool.store.Cursor().String())
 	return writeError(w, e, format == wire.JSON)
 }
@@ -309,8 +327,8 @@ func (h *Hold) setRetryAfter(w http.ResponseWriter) {
 
 // allows reports whether the route would let a held request go on watching what
 // it does.
-func (h *Hold) allows(held *held) bool {
-	route, err := h.expand(held.request)
+func (h *Hold) allows(held *held, r *http.Request) bool {
+	route, err := h.expand(r)
 	if err != nil || h.pool != held.pool {
 		return false
 	}

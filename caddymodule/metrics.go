@@ -96,8 +96,18 @@ var storeMetrics = []storeMetric{
 		func(_ int, s store.Stats) float64 { return float64(s.EvictedFields) }),
 }
 
+// Of all stores together, since connections are parked in one place.
+var (
+	parkedDesc = prometheus.NewDesc("comet_parked",
+		"Connections that are parked: with a held request, or between requests.", nil, nil)
+	droppedDesc = prometheus.NewDesc("comet_dropped_clients_total",
+		"Clients that were dropped because they did not read their answer.", nil, nil)
+)
+
 // Describe implements prometheus.Collector.
 func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- parkedDesc
+	descs <- droppedDesc
 	for _, m := range storeMetrics {
 		descs <- m.desc
 	}
@@ -105,6 +115,9 @@ func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
+	parked, dropped := parkedNow()
+	metrics <- prometheus.MustNewConstMetric(parkedDesc, prometheus.GaugeValue, float64(parked))
+	metrics <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(dropped))
 	pools.Range(func(_, value any) bool {
 		p := value.(*pool)
 		held, stats := p.heldNow(), p.store.Stats()

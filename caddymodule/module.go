@@ -21,6 +21,7 @@ func init() {
 	caddy.RegisterModule(Hold{})
 	caddy.RegisterModule(MatchPath{})
 	caddy.RegisterModule(Admin{})
+	caddy.RegisterModule(ListenerWrapper{})
 	httpcaddyfile.RegisterGlobalOption("comet", parseGlobalOption)
 	httpcaddyfile.RegisterDirective("comet", parseDirective)
 	httpcaddyfile.RegisterDirectiveOrder("comet", httpcaddyfile.Before, "encode")

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"container/list"
+	"context"
 	"errors"
 	"net/netip"
 	"path/filepath"
@@ -146,7 +147,7 @@ func (p *pool) leave(a *App) {
 	}
 	var moved []*held
 	for e := p.held.Front(); e != nil; e = e.Next() {
-		if h := e.Value.(*held); h.app == a {
+		if h := e.Value.(*held); h.route.app == a {
 			moved = append(moved, h)
 		}
 	}
@@ -161,22 +162,29 @@ func (p *pool) leave(a *App) {
 func (p *pool) move(h *held) {
 	for {
 		p.mu.Lock()
-		from, to := h.app, p.owner
+		from, to := h.route.app, p.owner
 		p.mu.Unlock()
 		if from == to { // leave has not come yet, and will see h
 			return
 		}
+		var route *Hold
 		h.looking.Lock()
-		stays := h.over || to != nil && to.holds(h)
+		over := h.over
+		if !over && to != nil {
+			route = to.holding(h)
+		}
 		h.looking.Unlock()
-		if !stays {
+		if over {
+			return
+		}
+		if route == nil {
 			h.ender.end(outcomeGone)
 			return
 		}
 		p.mu.Lock()
-		h.app = to
+		h.route = route
 		p.mu.Unlock()
-		if to == nil || !to.stopped.Load() {
+		if !to.stopped.Load() {
 			return
 		}
 		// It left meanwhile, perhaps before it could see h.
@@ -209,14 +217,14 @@ func (p *pool) enter(h *held) error {
 	p.lastID++
 	h.id = p.lastID
 	h.place = p.held.PushBack(h)
-	if h.app.stopped.Load() { // a reload came between, and leave did not see h
+	if h.route.app.stopped.Load() { // a reload came between, and leave did not see h
 		go p.move(h)
 	}
 	return nil
 }
 
-// exit takes h off the list.
-func (p *pool) exit(h *held) {
+// exit takes h off the list, and returns the route that is to answer it.
+func (p *pool) exit(h *held) *Hold {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held.Remove(h.place)
@@ -225,6 +233,7 @@ func (p *pool) exit(h *held) {
 			delete(p.clients, h.client)
 		}
 	}
+	return h.route
 }
 
 // heldNow returns how many requests are held.
@@ -270,4 +279,36 @@ func (p *pool) drain(grace time.Duration) {
 			h.ender.end(outcomeExit)
 		}
 	}()
+}
+
+// drainSlack is for how long an exit waits for answers to be written when all the
+// time for draining is over.
+const drainSlack = 5 * time.Second
+
+// awaitDrained waits until all held requests are answered. Caddy itself does not
+// know of those that are parked.
+func awaitDrained(ctx context.Context) {
+	var over time.Duration
+	pools.Range(func(_, value any) bool {
+		p := value.(*pool)
+		p.mu.Lock()
+		over = max(over, p.limits.drain)
+		p.mu.Unlock()
+		return true
+	})
+	ctx, cancel := context.WithTimeout(ctx, over+drainSlack)
+	defer cancel()
+	for ctx.Err() == nil && !isDrained() {
+		closeIdle(nil)
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func isDrained() bool {
+	held := 0
+	pools.Range(func(_, value any) bool {
+		held += value.(*pool).heldNow()
+		return held == 0
+	})
+	return held == 0 && !parkingBusy()
 }

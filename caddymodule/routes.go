@@ -153,29 +153,45 @@ func (rt *route) site() string {
 	return strings.Join(names, " ") + " on " + listen
 }
 
-// holds reports whether this configuration has a route that the held request
-// would reach, and that lets it watch what it does.
+// holding returns the route of this configuration that the held request would
+// reach, if that lets it watch what it does; else nil.
 //
 // A handler that routes did not find may be reached by any request.
-func (a *App) holds(h *held) bool {
-	server, _ := h.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	known := make(map[*Hold]bool)
+func (a *App) holding(h *held) *Hold {
+	server := h.server()
+	var (
+		r     *http.Request // as seen by seen
+		seen  *caddyhttp.Server
+		known = make(map[*Hold]bool)
+	)
+	look := func(as *caddyhttp.Server) bool {
+		var err error
+		if r == nil || seen != as {
+			r, err = h.look(as)
+			seen = as
+		}
+		return err == nil
+	}
 	for _, rt := range a.routes() {
 		hold, ok := rt.handler.(*Hold)
 		if !ok {
 			continue
 		}
 		known[hold] = true
-		if server != nil && !sharesListener(server, rt.server) {
+		if server != nil && !sharesListener(server, rt.server) || !look(rt.server) || !rt.leads(r) {
 			continue
 		}
-		if rt.leads(h.request) {
-			return hold.allows(h) // a later route is not reached
+		if hold.allows(h, r) {
+			return hold
+		}
+		return nil // a later route is not reached
+	}
+	for _, hold := range a.holders {
+		if !known[hold] && look(hold.access.server) && hold.allows(h, r) {
+			return hold
 		}
 	}
-	return slices.ContainsFunc(a.holders, func(hold *Hold) bool {
-		return !known[hold] && hold.allows(h)
-	})
+	return nil
 }
 
 func sharesListener(a, b *caddyhttp.Server) bool {

@@ -173,9 +173,9 @@ func TestAStormLosesNothingForThoseWhoStayAndLeavesNothingBehind(t *testing.T) {
 	s.Client().CloseIdleConnections()
 	http.DefaultClient.CloseIdleConnections()
 	var after leftovers
+	defer func() { t.Logf("before %+v, after %+v", calm, after) }()
 	comettest.Eventually(t, comettest.Deadline, func() bool {
 		after = countLeftovers(t, s)
 		return after.held == 0 && after.goroutines <= calm.goroutines+10 && after.descriptors <= calm.descriptors+5
 	}, "what is left of the storm does not go")
-	t.Logf("before %+v, after %+v", calm, after)
 }

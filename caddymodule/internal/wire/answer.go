@@ -17,10 +17,9 @@ const MaxAnswer = 1 << 20
 
 // Answer is an answer to a held request, ready to be sent.
 type Answer struct {
-	ContentType string
-	Cursor      store.Cursor
-	Missed      bool
-	Parts       [][]byte // the body; shared with other answers, not to be changed
+	Cursor store.Cursor
+	Missed bool
+	Parts  [][]byte // the body; shared with other answers, not to be changed
 
 	encoded []*store.Encoded // what Parts are of: others share it while this is sent
 }
@@ -34,6 +33,14 @@ func (a *Answer) Len() int {
 	return n
 }
 
+// ContentType returns the Content-Type of answers in a format.
+func ContentType(format Format) string {
+	if format == Text {
+		return TextType
+	}
+	return mediaTypes[format]
+}
+
 var (
 	yes = []byte("YES\n")
 	no  = []byte("NO\n")
@@ -45,14 +52,12 @@ var (
 func NewAnswer(format Format, result store.Result, retry time.Duration) Answer {
 	a := Answer{Cursor: result.Cursor, Missed: result.Missed != nil}
 	if format == Text {
-		a.ContentType = TextType
 		a.Parts = [][]byte{no}
 		if result.Ready() {
 			a.Parts[0] = yes
 		}
 		return a
 	}
-	a.ContentType = mediaTypes[JSON]
 	a.Parts = make([][]byte, 1, 2+2*len(result.Messages))
 	size := 0
 	for i, m := range result.Messages {

@@ -1,0 +1,488 @@
+//go:build linux
+
+package park
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Guest is who waits on a parked connection for something to answer.
+type Guest interface {
+	// Expire is called when the time is over for which the connection was parked.
+	// The guest is to answer then, unless it has something to answer already.
+	Expire()
+
+	// Leave is called when the client closed its connection, or its half of it.
+	// The guest is to answer all the same, since the client may still read.
+	Leave()
+
+	// Answered is called when the answer was written, or could not be: then with
+	// the error. Until then the connection counts as Busy.
+	Answered(error)
+}
+
+// What can be wrong with an answer.
+var (
+	// ErrSlow: the client did not read its answer in time.
+	ErrSlow = errors.New("the client does not read its answer")
+
+	// ErrUnsent: more bytes than MaxUnsent wait for clients to read them.
+	ErrUnsent = errors.New("too much waits for clients to read it, of this one and of others")
+)
+
+// Conn is a connection that can be parked. It is a net.Conn for the server that
+// has it meanwhile.
+type Conn struct {
+	inner net.Conn // that of the server: a socket, or one with TLS or a PROXY header around it
+	lot   *Lot
+	fd    int32
+	gen   int32 // of fd in the lot; 0: not yet there
+	tls   bool
+
+	// Of a connection that comes from the gate to a server: it has not read yet.
+	entering atomic.Bool
+
+	// Not guarded, since only one reads at a time: what was read from inner before
+	// a server asked for it, and whether the last read took all that there was.
+	early   []byte
+	drained bool
+
+	limit limit // on the wheel; guarded by wheel.mu
+
+	mu       sync.Mutex // guards what follows
+	state    state
+	disarmed bool // the epoll set tells nothing of it
+	readable bool // there may be something to read
+	hangup   bool // the client closed its connection, or its half
+	reading  bool // a goroutine reads what came early, and has early
+	last     bool // it is closed after the answer
+	guest    Guest
+	home     *Home
+	idle     time.Duration // for how long it waits for a further request; 0: for ever
+	rest     *rest
+}
+
+type state uint8
+
+const (
+	serving state = iota // a server has it
+	waiting              // it has a guest
+	writing              // its client has not read all of the answer
+	idle                 // it waits for a further request
+	closing              // it waits for its client to close it
+	closed
+)
+
+// rest is what is not written of an answer.
+type rest struct {
+	parts [][]byte
+	size  int64
+	until time.Time
+}
+
+// closingTime is for how long a client may take to close a connection that sent
+// more than was wanted of it.
+const closingTime = time.Second
+
+// Wrap returns the connection that a server was using, ready to be parked. The
+// socket is that below it, buffered what the server has read of it already.
+func (l *Lot) Wrap(c net.Conn, socket syscall.Conn, buffered []byte) (*Conn, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	wrapped := &Conn{inner: c, lot: l, early: buffered}
+	_, wrapped.tls = c.(*tls.Conn)
+	if err := raw.Control(func(fd uintptr) { wrapped.fd = int32(fd) }); err != nil {
+		return nil, err
+	}
+	return wrapped, nil
+}
+
+// Of returns the connection that a server was given back, now that it has let go
+// of it. It is nil when c is none of that kind.
+func Of(c net.Conn, buffered []byte) *Conn {
+	var parked *Conn
+	switch c := c.(type) {
+	case *Conn:
+		parked = c
+	case tlsConn:
+		parked = c.Conn
+	default:
+		return nil
+	}
+	if len(buffered) > 0 {
+		parked.early = append(buffered, parked.early...)
+	}
+	return parked
+}
+
+// maxEarly is how much is read of what a client sends before it was asked for.
+// The rest stays in its socket.
+const maxEarly = 16 << 10
+
+// readEarly reads what the layers above the socket have of it already, since the
+// socket does not tell of it.
+func (c *Conn) readEarly() {
+	if _, bare := c.inner.(*net.TCPConn); bare {
+		return
+	}
+	_ = c.inner.SetReadDeadline(longAgo)
+	var room [512]byte
+	for len(c.early) < maxEarly {
+		n, err := c.inner.Read(room[:])
+		c.early = append(c.early, room[:n]...)
+		if err != nil { // mostly that the deadline is over: there is nothing more
+			break
+		}
+	}
+	_ = c.inner.SetReadDeadline(time.Time{})
+}
+
+var longAgo = time.Unix(1, 0)
+
+// Park parks the connection until g answers. Its server must have let go of it.
+// After limit g is told that its time is over. When the client sends a further
+// request, home is given the connection; it is closed when it does not within
+// idle, if that is not 0.
+//
+// After an error the connection is as it was before. Leave may be called before
+// Park returns, when the client is known to have left.
+func (c *Conn) Park(g Guest, home *Home, limit, idle time.Duration) error {
+	c.readEarly()
+	c.mu.Lock()
+	switch {
+	case c.gen == 0:
+		if err := c.lot.add(c); err != nil {
+			c.gen = 0
+			c.mu.Unlock()
+			return err
+		}
+	case c.disarmed:
+		if err := c.lot.control(unix.EPOLL_CTL_MOD, c, waitEvents); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+		c.disarmed, c.readable = false, false
+	default:
+		// No event will tell of what its server has left unread.
+		c.readable = c.hasUnread()
+	}
+	c.state, c.guest, c.home, c.idle = waiting, g, home, idle
+	left := c.hangup
+	c.lot.parked.Add(1)
+	c.lot.wheel.set(c, limit)
+	c.mu.Unlock()
+	if left {
+		g.Leave()
+	}
+	return nil
+}
+
+// hasUnread reports whether the socket has something that the server has not
+// read. It may do so without need when there is no TLS; proceed looks again.
+func (c *Conn) hasUnread() bool {
+	if !c.tls {
+		return !c.drained
+	}
+	n, err := c.peek()
+	return err == nil && n > 0
+}
+
+// peek returns how many bytes there are to read, one at most, as recv does.
+func (c *Conn) peek() (int, error) {
+	for {
+		var one [1]byte
+		n, _, err := unix.Recvfrom(int(c.fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// notice is told what happened to the socket.
+func (c *Conn) notice(events uint32) {
+	c.mu.Lock()
+	if c.state == serving {
+		if !c.disarmed { // whoever serves it knows
+			c.disarmed = true
+			_ = c.lot.control(unix.EPOLL_CTL_MOD, c, noEvents)
+		}
+		c.mu.Unlock()
+		return
+	}
+	if events&unix.EPOLLIN != 0 {
+		c.readable = true
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		c.hangup = true
+	}
+	var leaving Guest
+	switch c.state {
+	case waiting:
+		if c.hangup {
+			leaving = c.guest
+		} else if c.readable && c.tls && !c.reading && len(c.early) == 0 {
+			c.reading = true
+			go c.listen()
+		}
+	case writing:
+		if c.rest != nil && !c.tls && events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			c.lot.Post(c)
+		}
+	case idle:
+		c.proceed()
+	case closing:
+		if c.hangup {
+			c.close()
+		}
+	}
+	c.mu.Unlock()
+	if leaving != nil {
+		leaving.Leave()
+	}
+}
+
+// expire is called when a time limit is over.
+func (c *Conn) expire() {
+	c.mu.Lock()
+	if !c.lot.wheel.isDue(c) { // it was set anew meanwhile
+		c.mu.Unlock()
+		return
+	}
+	var (
+		expired Guest
+		told    verdict
+	)
+	switch c.state {
+	case waiting:
+		expired = c.guest
+	case writing:
+		told = c.fail(ErrSlow)
+	case idle, closing:
+		c.close()
+	}
+	c.mu.Unlock()
+	told.tell()
+	if expired != nil {
+		expired.Expire()
+	}
+}
+
+// listenTime is for how long a client may take to send what it began to send
+// before it was asked.
+const listenTime = 10 * time.Second
+
+// listen reads what comes over TLS while a guest waits: the client's word that it
+// leaves, or the beginning of its next request.
+func (c *Conn) listen() {
+	var room [512]byte
+	_ = c.inner.SetReadDeadline(time.Now().Add(listenTime))
+	n, err := c.inner.Read(room[:])
+	_ = c.inner.SetReadDeadline(time.Time{})
+	c.mu.Lock()
+	c.reading = false
+	c.early = append(c.early, room[:n]...)
+	var leaving Guest
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.hangup = true
+		if c.state == waiting {
+			leaving = c.guest
+		}
+	}
+	if c.state == idle {
+		c.proceed()
+	}
+	c.mu.Unlock()
+	if leaving != nil {
+		leaving.Leave()
+	}
+}
+
+// settle is called when the answer is written: the connection waits for a further
+// request, which may be there already, or is closed.
+func (c *Conn) settle() {
+	switch {
+	case !c.last:
+		c.state = idle
+		if c.idle > 0 {
+			c.lot.wheel.set(c, c.idle)
+		} else {
+			c.lot.wheel.stop(c)
+		}
+		if c.readable || c.hangup || len(c.early) > 0 {
+			c.proceed()
+		}
+	case (c.readable || len(c.early) > 0) && !c.hangup:
+		// To close it now would reset it, because there is something unread, and
+		// what the client has not read yet of the answer would be lost.
+		if err := c.closeWrite(); err != nil {
+			c.close()
+			return
+		}
+		c.state = closing
+		c.lot.wheel.set(c, closingTime)
+	default:
+		c.close()
+	}
+}
+
+// proceed gives a connection that waits for a request to its home if there is
+// one, and closes it if its client left.
+func (c *Conn) proceed() {
+	if c.reading { // it is told again when that is over
+		_ = c.inner.SetReadDeadline(longAgo)
+		return
+	}
+	if len(c.early) == 0 && !c.tls {
+		n, err := c.peek()
+		if errors.Is(err, unix.EAGAIN) && !c.hangup {
+			c.readable = false
+			return
+		}
+		if err != nil || n == 0 {
+			c.close()
+			return
+		}
+	}
+	c.state = serving
+	c.lot.parked.Add(-1)
+	c.lot.wheel.stop(c)
+	c.lot.gate.enter(c)
+}
+
+// goHome gives the connection to its server. It is called by the gate.
+func (c *Conn) goHome() {
+	c.entering.Store(true)
+	if !c.tls {
+		c.home.put(c)
+		return
+	}
+	_ = c.inner.SetDeadline(time.Time{}) // what wrote to it left one
+	c.home.put(tlsConn{c})
+}
+
+// closeIdle closes the connection when it waits for a further request.
+func (c *Conn) closeIdle(home *Home) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != idle && c.state != closing || home != nil && home != c.home {
+		return false
+	}
+	c.close()
+	return true
+}
+
+// close ends a connection that is parked.
+func (c *Conn) close() {
+	c.leave()
+	_ = c.inner.Close() // it is gone either way
+}
+
+// leave takes the connection out of the lot, to be closed.
+func (c *Conn) leave() {
+	c.state = closed
+	c.lot.parked.Add(-1)
+	c.lot.wheel.stop(c)
+	c.lot.forget(c)
+}
+
+func (c *Conn) closeWrite() error {
+	if w, ok := c.inner.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return unix.Shutdown(int(c.fd), unix.SHUT_WR)
+}
+
+// Read implements net.Conn for the server that has the connection.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+		c.entered()
+		return n, nil
+	}
+	n, err := c.inner.Read(p)
+	if n > 0 {
+		c.drained = n < len(p)
+	}
+	c.entered()
+	return n, err
+}
+
+// entered lets the next connection through the gate.
+func (c *Conn) entered() {
+	if c.entering.Load() && c.entering.Swap(false) {
+		c.lot.gate.leave()
+	}
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) { return c.inner.Write(p) }
+
+// ReadFrom has the system copy a file, where it can.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.inner, r) }
+
+// Close implements net.Conn.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.state != serving {
+		c.mu.Unlock()
+		return net.ErrClosed
+	}
+	c.state = closed
+	if c.gen != 0 {
+		c.lot.forget(c)
+	}
+	c.mu.Unlock()
+	c.entered()
+	return c.inner.Close()
+}
+
+// CloseWrite closes the connection for writing, which servers do to those who
+// still send.
+func (c *Conn) CloseWrite() error { return c.closeWrite() }
+
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return c.inner.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *Conn) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error { return c.inner.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.inner.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.inner.SetWriteDeadline(t) }
+
+// NetConn returns the connection that the server had before.
+func (c *Conn) NetConn() net.Conn { return c.inner }
+
+// tlsConn is a Conn with TLS. Servers look for its method to know.
+type tlsConn struct{ *Conn }
+
+// ConnectionState is that of crypto/tls.
+func (c tlsConn) ConnectionState() tls.ConnectionState {
+	return c.inner.(*tls.Conn).ConnectionState()
+}
+
+var (
+	_ net.Conn      = (*Conn)(nil)
+	_ io.ReaderFrom = (*Conn)(nil)
+	_ Task          = (*Conn)(nil)
+)

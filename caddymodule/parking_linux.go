@@ -1,0 +1,519 @@
+package caddymodule
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/textproto"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/park"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// lot is where all connections are parked: it outlives configurations, as they
+// do. It is made for the first one.
+var lot = sync.OnceValues(func() (*park.Lot, error) {
+	opts := park.Options{}
+	if n, ok := maxDescriptors(); ok {
+		opts.MaxConns = int(min(n/8*7, 1<<30))
+	}
+	return park.New(opts)
+})
+
+// parkedNow returns how many connections are parked, and droppedTotal how many
+// were dropped because their clients did not read.
+func parkedNow() (parked int, dropped int64) {
+	if l, err := lot(); err == nil {
+		return l.Parked(), l.Dropped()
+	}
+	return 0, 0
+}
+
+func closeIdle(home *park.Home) {
+	if l, err := lot(); err == nil {
+		l.CloseIdle(home)
+	}
+}
+
+// parkingBusy reports whether there are answers that are not written yet, or not
+// in the access log.
+func parkingBusy() bool {
+	l, err := lot()
+	return err == nil && l.Busy() || accessLines.left.Load() > 0
+}
+
+// newParking returns the holder that parks, and holds on its goroutine what
+// cannot be parked.
+func newParking(trimTLS bool) (holder, error) {
+	l, err := lot()
+	if err != nil {
+		return nil, err
+	}
+	return &parking{lot: l, trimTLS: trimTLS}, nil
+}
+
+// parking holds requests of HTTP/1 without a goroutine: their connection is taken
+// from the server and parked.
+type parking struct {
+	lot     *park.Lot
+	trimTLS bool
+}
+
+func (k *parking) hold(w http.ResponseWriter, h *held) error {
+	r := h.request
+	chain, known := writersOf(w)
+	served, _ := r.Context().Value(connKey{}).(net.Conn)
+	outer := bare(served)
+	socket := socketOf(outer)
+	if r.ProtoMajor != 1 || !known || socket == nil {
+		return onGoroutine{}.hold(w, h)
+	}
+	p := &parked{
+		lot:    k.lot,
+		held:   h,
+		home:   homes.of(r),
+		idle:   idleTimeout(r),
+		minor:  uint8(r.ProtoMinor),
+		last:   r.Close,
+		logged: h.route.access.wants(r),
+	}
+	h.sketch = drawSketch(r, outer, h.route.patterns, h.bodySize)
+	headers := h.route.headers
+	h.request, h.ender = nil, p // from here on others may look at it
+	if err := h.pool.enter(h); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	watch, result, err := h.pool.store.Watch(h.ask.Query, p)
+	p.watch = watch
+	p.mu.Unlock()
+	if watch == nil {
+		route := h.pool.exit(h)
+		if err == nil {
+			route.answer(w, r, h, result, outcomeNow)
+		}
+		return err
+	}
+	if err := p.take(chain.bottom, outer, socket); err != nil {
+		watch.End()
+		h.pool.exit(h)
+		return err
+	}
+	header := w.Header()
+	header.Set("Content-Type", wire.ContentType(h.ask.Format))
+	header.Set(headerCursor, filledIn)
+	header.Set(headerField, filledIn)
+	chain.writeHeader()
+	p.keepHeader(header, headers)
+	if p.logged {
+		suppressLog(r)
+	}
+	// Handlers around this one may still use the request.
+	context.AfterFunc(r.Context(), func() { p.park(r) })
+	return nil
+}
+
+// idleTimeout returns for how long the server of r waits for a further request.
+func idleTimeout(r *http.Request) time.Duration {
+	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
+	switch {
+	case !ok:
+		return 0
+	case server.IdleTimeout != 0:
+		return server.IdleTimeout
+	default:
+		return server.ReadTimeout
+	}
+}
+
+// bare returns c without what Caddy puts around a connection to find out which
+// protocol it speaks: that is known by now.
+func bare(c net.Conn) net.Conn {
+	for c != nil {
+		v := reflect.Indirect(reflect.ValueOf(c))
+		switch v.Type().String() {
+		case "caddyhttp.http2Conn", "caddyhttp.http2StateConn", "caddyhttp.tlsStateConn":
+		default:
+			return c
+		}
+		c, _ = reflect.TypeAssert[net.Conn](v.Field(v.NumField() - 1))
+	}
+	return c
+}
+
+// socketOf returns the socket of a connection that can be parked, nil of others.
+// What is written to the connection must reach the socket as it is, but for TLS
+// around everything else.
+func socketOf(c net.Conn) syscall.Conn {
+	if park.Of(c, nil) != nil {
+		c = c.(interface{ NetConn() net.Conn }).NetConn()
+	}
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if p, ok := c.(*proxyproto.Conn); ok {
+		c = p.Raw()
+	}
+	switch c := c.(type) {
+	case *net.TCPConn:
+		return c
+	case *net.UnixConn:
+		return c
+	}
+	return nil
+}
+
+// parked is a held request whose connection is parked.
+type parked struct {
+	*held
+	lot    *park.Lot
+	home   *park.Home
+	idle   time.Duration
+	conn   *park.Conn
+	header string // what is known of the answer's header, as it is sent
+	fillIn uint8  // what is not known yet, and is to be in the header
+	minor  uint8  // of HTTP/1
+	last   bool   // the connection is closed after the answer
+	logged bool
+
+	mu     sync.Mutex // guards what follows
+	stage  stage
+	watch  *store.Watch
+	result *store.Result // what the store woke it with
+	ended  bool
+	why    outcome // when it is ended
+
+	sent *sentAnswer // set when it is answered, if logged
+}
+
+// stage is how far a request is.
+type stage uint8
+
+const (
+	starting stage = iota // its handlers have not returned yet
+	waiting
+	answered
+)
+
+// sentAnswer is what the access log tells of an answer.
+type sentAnswer struct {
+	route  *Hold
+	why    outcome
+	cursor string
+	missed bool
+	size   int
+}
+
+// filledIn stands in the header for what is known only when there is an answer.
+const filledIn = "comet"
+
+const (
+	fillCursor = 1 << iota
+	fillField
+	fillDate
+)
+
+// take takes the connection from the server.
+func (p *parked) take(from http.Hijacker, outer net.Conn, socket syscall.Conn) error {
+	taken, buffered, err := from.Hijack()
+	if err != nil {
+		return err
+	}
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is buffered is there
+	early = bytes.Clone(early)
+	if p.conn = park.Of(outer, early); p.conn == nil {
+		if p.conn, err = p.lot.Wrap(outer, socket, early); err != nil {
+			_ = taken.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+// keepHeader keeps what is known of the header of the answer, shared with others
+// that have the same.
+func (p *parked) keepHeader(header http.Header, shared *headerCache) {
+	if slices.ContainsFunc(header["Connection"], func(v string) bool {
+		return httpguts.HeaderValuesContainsToken([]string{v}, "close")
+	}) {
+		p.last = true
+	}
+	p.fillIn = fillDate
+	b := make([]byte, 0, 256)
+	for _, name := range sortedKeys(header) { // in one order, or none is like another
+		values := header[name]
+		switch name {
+		case "Connection", "Transfer-Encoding", "Content-Length", "Trailer", "Upgrade":
+			continue
+		case "Date":
+			p.fillIn &^= fillDate
+		case headerCursor:
+			if slices.Equal(values, []string{filledIn}) {
+				p.fillIn |= fillCursor
+				continue
+			}
+		case headerField:
+			if slices.Equal(values, []string{filledIn}) {
+				p.fillIn |= fillField
+				continue
+			}
+		}
+		if !httpguts.ValidHeaderFieldName(name) {
+			continue
+		}
+		for _, v := range values {
+			b = appendHeader(b, name, v)
+		}
+	}
+	p.header = shared.intern(b)
+}
+
+// appendHeader appends a line of a header, with its value as net/http would write
+// it.
+func appendHeader(b []byte, name, value string) []byte {
+	b = append(append(b, name...), ':', ' ')
+	from := len(b)
+	b = append(b, textproto.TrimString(value)...)
+	for i := from; i < len(b); i++ {
+		if b[i] == '\n' || b[i] == '\r' {
+			b[i] = ' '
+		}
+	}
+	return append(b, '\r', '\n')
+}
+
+// park parks the connection. The handlers of the request have returned.
+func (p *parked) park(r *http.Request) {
+	if p.logged {
+		if fields := extraLogFields(r); len(fields) > 0 {
+			if p.sketch.rest == nil {
+				p.sketch.rest = new(sketchRest)
+			}
+			p.sketch.rest.fields = fields
+		}
+	}
+	err := p.conn.Park(p, p.home, p.timeout, p.idle)
+	p.mu.Lock()
+	if err != nil {
+		p.stage = answered
+		p.watch.End()
+		p.mu.Unlock()
+		p.pool.exit(p.held).logger.Error("a connection cannot be parked, and is closed", zap.Error(err))
+		_ = p.conn.Close()
+		return
+	}
+	p.stage = waiting
+	due := p.ended || p.result != nil
+	p.mu.Unlock()
+	if due {
+		p.lot.Post(p)
+	}
+}
+
+// Wake implements store.Watcher.
+func (p *parked) Wake(result store.Result) {
+	p.mu.Lock()
+	p.result = &result
+	p.mu.Unlock()
+	p.lot.Post(p)
+}
+
+func (p *parked) end(why outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended {
+		p.ended, p.why = true, why
+		p.lot.Post(p)
+	}
+}
+
+// Expire implements park.Guest.
+func (p *parked) Expire() { p.end(outcomeTimeout) }
+
+// Leave implements park.Guest.
+func (p *parked) Leave() { p.end(outcomeLeft) }
+
+// over takes what the request is to be answered with. It is not ok when that is
+// not known yet, or was taken before.
+func (p *parked) over() (result store.Result, why outcome, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.stage != waiting:
+		return result, why, false
+	case p.result != nil:
+		result, why = *p.result, outcomeWake
+	case p.ended:
+		if result, ok = p.watch.End(); !ok {
+			return result, why, false // the store is about to wake it
+		}
+		why = endedAs(p.why, result)
+	default:
+		return result, why, false
+	}
+	p.stage = answered
+	p.watch, p.result = nil, nil
+	return result, why, true
+}
+
+// promptAnswer is up to which size an answer is copied, to be written in one
+// piece.
+const promptAnswer = 16 << 10
+
+// Do answers the request. It implements park.Task.
+func (p *parked) Do(scratch *park.Scratch) {
+	result, why, ok := p.over()
+	if !ok {
+		return
+	}
+	route := p.pool.exit(p.held)
+	p.stopLooking()
+	answer, why := route.reply(p.held, result, why)
+	p.pool.countHold(why)
+	last := p.last || why == outcomeExit || p.lot.Full() || p.isHomeless()
+	cursor := answer.Cursor.String()
+	size := answer.Len()
+
+	b := append(scratch.Bytes[:0], "HTTP/1."...)
+	b = append(b, '0'+p.minor)
+	b = append(append(b, " 200 OK\r\n"...), p.header...)
+	if p.fillIn&fillCursor != 0 {
+		b = appendHeader(b, headerCursor, cursor)
+	}
+	if p.fillIn&fillField != 0 {
+		b = appendHeader(b, headerField, wire.FieldList(p.ask.Query.Fields))
+	}
+	if answer.Missed {
+		b = appendHeader(b, headerMissed, "true")
+	}
+	switch {
+	case last:
+		b = appendHeader(b, "Connection", "close")
+	case p.minor == 0:
+		b = appendHeader(b, "Connection", "keep-alive")
+	}
+	b = append(b, "Content-Length: "...)
+	b = append(strconv.AppendInt(b, int64(size), 10), "\r\n"...)
+	if p.fillIn&fillDate != 0 {
+		b = time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	parts := answer.Parts
+	if size <= promptAnswer {
+		for _, part := range parts {
+			b = append(b, part...)
+		}
+		parts = nil
+	}
+	scratch.Bytes = b
+	if p.logged {
+		p.sent = &sentAnswer{route, why, cursor, answer.Missed, size}
+	}
+	p.conn.Answer(b, parts, last)
+	if why == outcomeWake {
+		p.pool.observeWake(result)
+	}
+}
+
+// isHomeless reports whether there is no server for a further request.
+func (p *parked) isHomeless() bool {
+	return p.home == nil || p.home.Closed() && homes.successor(p.sketch.server) == nil
+}
+
+// Answered implements park.Guest.
+func (p *parked) Answered(err error) {
+	if p.logged {
+		accessLines.post(accessLine{p, time.Since(p.since), err})
+	}
+}
+
+// accessLine is a line of the access log that is to be written.
+type accessLine struct {
+	of       *parked
+	duration time.Duration
+	err      error
+}
+
+// accessLines writes lines of access logs one after the other, so that a log that
+// is slow does not keep answers from being written.
+var accessLines = lineWriter{lines: make(chan accessLine, 8192)}
+
+type lineWriter struct {
+	once  sync.Once
+	lines chan accessLine
+	left  atomic.Int64
+}
+
+// post has a line written soon. It blocks only when thousands are waiting.
+func (w *lineWriter) post(line accessLine) {
+	w.once.Do(func() {
+		go func() {
+			for line := range w.lines {
+				line.write()
+				w.left.Add(-1)
+			}
+		}()
+	})
+	w.left.Add(1)
+	w.lines <- line
+}
+
+func (l accessLine) write() {
+	p, sent := l.of, l.of.sent
+	r, err := p.sketch.request(p.remote, sent.route.access.server)
+	if err != nil {
+		return // it was one, and its text is as it was
+	}
+	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.header + "\r\n"))).ReadMIMEHeader()
+	if err != nil {
+		return // nor can this be
+	}
+	if p.fillIn&fillCursor != 0 {
+		header.Set(headerCursor, sent.cursor)
+	}
+	if p.fillIn&fillField != 0 {
+		header.Set(headerField, wire.FieldList(p.ask.Query.Fields))
+	}
+	if sent.missed {
+		header.Set(headerMissed, "true")
+	}
+	header.Set("Content-Length", strconv.Itoa(sent.size))
+	a := answeredRequest{
+		request:  r,
+		header:   http.Header(header),
+		status:   http.StatusOK,
+		size:     sent.size,
+		duration: l.duration,
+		writeErr: l.err,
+	}
+	if p.sketch.rest != nil {
+		a.bodySize, a.fields = p.sketch.rest.bodySize, p.sketch.rest.fields
+	}
+	a.fields = append(slices.Clip(a.fields), outcomeFields(p.held, sent.why, l.duration)...)
+	sent.route.access.write(a)
+}
+
+var (
+	_ holder        = (*parking)(nil)
+	_ ender         = (*parked)(nil)
+	_ store.Watcher = (*parked)(nil)
+	_ park.Guest    = (*parked)(nil)
+	_ park.Task     = (*parked)(nil)
+)

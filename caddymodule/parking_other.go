@@ -1,0 +1,21 @@
+//go:build !linux
+
+package caddymodule
+
+import (
+	"errors"
+	"net"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// newParking returns an error: connections can be parked on Linux only.
+func newParking(bool) (holder, error) { return nil, errors.ErrUnsupported }
+
+func parkedNow() (parked int, dropped int64) { return 0, 0 }
+
+func closeIdle(any) {}
+
+func parkingBusy() bool { return false }
+
+func wrapListener(ln net.Listener, _ *caddyhttp.Server) net.Listener { return ln }
