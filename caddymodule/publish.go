@@ -79,7 +79,10 @@ func (p *Publish) Provision(ctx caddy.Context) error {
 
 // ServeHTTP does what a backend asks for.
 func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	s := p.pool.open()
+	if err := p.pool.tryOpen(); err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	s := p.pool.store
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
