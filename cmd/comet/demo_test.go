@@ -26,8 +26,12 @@ func TestTheDemoShowsInTwoWindowsWhatIsPublished(t *testing.T) {
 		"http://127.0.0.1:2080 {", "http://127.0.0.1:{$DOOR} {",
 		"root docs/demo", "root "+filepath.Join(root, "docs", "demo"),
 	).Replace(string(example))
-	s := comettest.Start(t, comettest.Global("")+config)
+	// A site of its own beside it, which names no store.
+	s := comettest.Start(t, comettest.Global("")+config+"\nhttp://127.0.0.1:{$HTTP2ND} {\n\tcomet\n}\n")
 	comettest.Publish(t, s, "id=before")
+	if a := s.Do(t, request{URL: s.URL2("/config?field=id")}); a.Status != 400 {
+		t.Errorf("the value of the demo is in the store of another site: %s", a)
+	}
 
 	b := startBrowser(t)
 	windows := []*page{
