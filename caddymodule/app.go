@@ -32,6 +32,7 @@ type App struct {
 	stopped  atomic.Bool      // it left its stores, or is about to
 	servers  map[*caddyhttp.Server]bool
 	holders  []*Hold
+	publish  []*Publish
 	findOnce sync.Once
 	found    []route
 }
@@ -138,6 +139,7 @@ func (a *App) Start() error {
 		a.logger.Info("store", append([]zap.Field{zap.String("store", name)}, a.limits(name).fields()...)...)
 	}
 	a.logSites()
+	a.warnOfMistakes()
 	return nil
 }
 

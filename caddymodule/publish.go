@@ -74,6 +74,7 @@ func (p *Publish) Provision(ctx caddy.Context) error {
 		return err
 	}
 	p.pool, err = p.app.use(p.Store)
+	p.app.publish = append(p.app.publish, p)
 	return err
 }
 
