@@ -40,6 +40,8 @@ http://app.example.com:{$HTTP2ND} {
 		}
 		hold /push
 	}
+	header /pusch Content-Type "text/html; charset=utf-8"
+	respond "<!doctype html>"
 }
 http://127.0.0.1:{$DOOR} {
 	comet {
@@ -91,7 +93,7 @@ http://127.0.0.1:{$DOOR} {
 			}
 		}
 	}
-	if ran < 7 {
+	if ran < 8 {
 		t.Errorf("%d commands were run; want all that show what they say", ran)
 	}
 }
