@@ -62,6 +62,14 @@ func TestTheDemoShowsInTwoWindowsWhatIsPublished(t *testing.T) {
 		if w.is(t, "document.documentElement.scrollWidth > innerWidth") {
 			t.Errorf("%s scrolls sideways", w.name)
 		}
+		if w.is(t, "(({scrollWidth, clientWidth}) => scrollWidth > clientWidth)(document.querySelector('#curl').parentNode)") {
+			t.Errorf("%s shows only a part of the line to try", w.name)
+		}
+		w.is(t, "document.querySelector('#copy').click()")
+		comettest.Eventually(t, comettest.Deadline, func() bool {
+			said := w.text(t, "#copy")
+			return said == "Copied" || said == "Selected" // where it may not copy
+		}, w.name, "does not copy the line to try")
 		w.screenshot(t, "demo-"+w.name)
 	}
 
