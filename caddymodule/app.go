@@ -42,6 +42,7 @@ type App struct {
 	servers  map[*caddyhttp.Server]bool
 	holder   holder
 	holders  []*Hold
+	publish  []*Publish
 	findOnce sync.Once
 	found    []route
 }
@@ -173,14 +174,21 @@ func (a *App) gracePeriod() time.Duration {
 }
 
 // Start takes over the stores, unless another configuration has them: then its
-// Stop hands them over, since only then is it certain that this one stays.
+// Stop hands them over, since only then is it certain that this one stays. It
+// returns an error when another process has one of them.
 func (a *App) Start() error {
+	for _, name := range sortedKeys(a.pools) {
+		if err := a.pools[name].tryOpen(); err != nil {
+			return err
+		}
+	}
 	for _, name := range sortedKeys(a.pools) {
 		p := a.pools[name]
 		p.offer(a)
 		a.logger.Info("store", append([]zap.Field{zap.String("store", name)}, a.limits(name).fields()...)...)
 	}
 	a.logSites()
+	a.warnOfMistakes()
 	return nil
 }
 

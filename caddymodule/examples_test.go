@@ -47,7 +47,15 @@ func TestEveryCaddyfileInTheDocsIsAdapted(t *testing.T) {
 	if len(examples) < 8 {
 		t.Errorf("only %d examples were found", len(examples))
 	}
+	door := regexp.MustCompile(`(?ms)^http://127\.0\.0\.1:\S*2080\S* \{.*?^\}`)
+	doors := 0
 	for name, text := range examples {
+		for _, block := range door.FindAllString(text, -1) {
+			doors++
+			if !strings.Contains(block, "\trespond 404\n") {
+				t.Errorf("%s: a wrong path at the door would be 200, with nothing in it:\n%s", name, block)
+			}
+		}
 		if text == "" {
 			t.Errorf("%s is empty", name)
 		}
@@ -57,5 +65,8 @@ func TestEveryCaddyfileInTheDocsIsAdapted(t *testing.T) {
 		if formatted := string(caddyfile.Format([]byte(text))); formatted != text {
 			t.Errorf("%s: caddy fmt makes it\n%s", name, formatted)
 		}
+	}
+	if doors < 6 {
+		t.Errorf("only %d doors were found", doors)
 	}
 }

@@ -44,7 +44,7 @@ func forwardingHeader(r *http.Request) string {
 func notThisMachine(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {
-		return "the peer is not on this machine"
+		return "the peer is not a loopback address"
 	}
 	if h := forwardingHeader(r); h != "" {
 		return "the request was forwarded: it has the header " + h

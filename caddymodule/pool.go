@@ -4,7 +4,9 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -31,6 +33,8 @@ type pool struct {
 	name     string
 	store    *store.Store
 	openOnce sync.Once
+	openErr  error    // set by openOnce: another process has the store
+	locked   *os.File // set by openOnce: see lock
 	opened   atomic.Bool
 
 	// gaps spreads the answers to cursors of another epoch: after a restart
@@ -76,11 +80,18 @@ func (p *pool) path() string {
 	return filepath.Join(caddy.AppDataDir(), "comet", p.name+".store")
 }
 
-// open reads what the last exit wrote, the first time it is called. It is not
-// done when the pool is made, because a configuration that is only validated
-// makes one too.
-func (p *pool) open() *store.Store {
+// tryOpen locks the store's file and reads what the last exit wrote, the first
+// time it is called. It is not done when the pool is made, because a configuration
+// that is only validated makes one too. It returns an error when another process
+// has the store: then this one may neither publish to it nor hold against it.
+func (p *pool) tryOpen() error {
 	p.openOnce.Do(func() {
+		locked, lockErr := p.lock()
+		if inUse := (*inUseError)(nil); errors.As(lockErr, &inUse) {
+			p.openErr = inUse
+			return
+		}
+		p.locked = locked
 		opened, err := p.store.Open(p.path())
 		p.opened.Store(true)
 		log := p.logger().With(zap.String("file", p.path()))
@@ -96,7 +107,21 @@ func (p *pool) open() *store.Store {
 		case !opened.Written.IsZero():
 			log.Info("read the store", zap.Int("fields", opened.Fields), zap.Time("written", opened.Written))
 		}
+		if err == nil && lockErr != nil {
+			log.Error("the store's file cannot be locked: a second process that uses it would not be noticed", zap.Error(lockErr))
+		}
 	})
+	return p.openErr
+}
+
+// open returns the store, and opens it first when that has not been done: Caddy
+// may start to serve before the app is started. Requests wait then for the
+// process that has the store, and are cut when it stays, since App.Start fails
+// for the same reason: their clients ask again, and reach the other.
+func (p *pool) open() *store.Store {
+	if err := p.tryOpen(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 	return p.store
 }
 
@@ -111,6 +136,7 @@ func (p *pool) Destruct() error {
 	if err != nil {
 		p.logger().Error("writing the store", zap.String("file", p.path()), zap.Error(err))
 	}
+	unlock(p.locked)
 	return err
 }
 

@@ -74,12 +74,16 @@ func (p *Publish) Provision(ctx caddy.Context) error {
 		return err
 	}
 	p.pool, err = p.app.use(p.Store)
+	p.app.publish = append(p.app.publish, p)
 	return err
 }
 
 // ServeHTTP does what a backend asks for.
 func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	s := p.pool.open()
+	if err := p.pool.tryOpen(); err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	s := p.pool.store
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")

@@ -200,33 +200,47 @@ func sharesListener(a, b *caddyhttp.Server) bool {
 	})
 }
 
-// logSites logs a line a site: who may publish there and what is held.
+// logSites logs a line a site: who may publish there and what is held, and the
+// stores that it uses, when there is another than the default one.
 func (a *App) logSites() {
-	type lines struct{ publish, hold []string }
+	type lines struct{ publish, hold, stores []string }
 	sites := make(map[string]*lines)
 	for _, rt := range a.routes() {
 		site := rt.site()
 		if sites[site] == nil {
 			sites[site] = new(lines)
 		}
+		store := ""
 		switch h := rt.handler.(type) {
 		case *Publish:
 			sites[site].publish = append(sites[site].publish, rt.paths()+" by "+h.who())
+			store = h.pool.name
 		case *Hold:
 			sites[site].hold = append(sites[site].hold, rt.paths()+" on "+strings.Join(h.Fields, " "))
+			store = h.pool.name
+		}
+		if !slices.Contains(sites[site].stores, store) {
+			sites[site].stores = append(sites[site].stores, store)
 		}
 	}
 	for _, site := range sortedKeys(sites) {
-		a.logger.Info("site",
+		fields := []zap.Field{
 			zap.String("site", site),
 			zap.Strings("publish", sites[site].publish),
-			zap.Strings("hold", sites[site].hold))
+			zap.Strings("hold", sites[site].hold),
+		}
+		if stores := sites[site].stores; len(stores) > 1 || stores[0] != DefaultStore {
+			fields = append(fields, zap.Strings("stores", stores))
+		}
+		a.logger.Info("site", fields...)
 	}
 }
 
-// paths returns what a log line calls the route in its site.
+// paths returns what a log line calls the route in its site: its paths, and "*"
+// for one that takes every request.
 func (rt *route) paths() string {
 	var paths []string
+	all := true
 	for _, step := range rt.path {
 		for _, set := range step.sets {
 			for _, matcher := range set {
@@ -235,12 +249,19 @@ func (rt *route) paths() string {
 					paths = append(paths, *m...)
 				case *caddyhttp.MatchPath:
 					paths = append(paths, *m...)
+				case *caddyhttp.MatchHost, caddyhttp.MatchHost:
+					// names the site
+				default:
+					all = false
 				}
 			}
 		}
 	}
-	if len(paths) == 0 {
-		return "(matcher)"
+	switch {
+	case len(paths) > 0:
+		return strings.Join(paths, " ")
+	case all:
+		return "*"
 	}
-	return strings.Join(paths, " ")
+	return "(matcher)"
 }

@@ -160,6 +160,14 @@ func checkAnswer(res *http.Response, directive, flag string) error {
 	switch res.StatusCode {
 	case http.StatusUnauthorized:
 		return fmt.Errorf("%s (give the token with --token or in COMET_TOKEN)", said)
+	case http.StatusForbidden:
+		if strings.HasPrefix(directive, "publish ") {
+			return fmt.Errorf("%s (a name that is not the site's is refused, too; %s names another address, such as the door's)", said, flag)
+		}
+	case http.StatusBadRequest:
+		if strings.Contains(said, "HTTP request to an HTTPS server") {
+			return fmt.Errorf("%s (give the address with https://, with %s)", said, flag)
+		}
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return fmt.Errorf("%s (is there %q for this path? %s names another address)", said, directive, flag)
 	}
@@ -176,7 +184,12 @@ func readDetail(res *http.Response) string {
 		if json.NewDecoder(body).Decode(&problem) == nil {
 			return printable(problem.Detail)
 		}
-	case "text/plain":
+	case "application/json": // as errors of Caddy's admin API are
+		var failed struct{ Error string }
+		if json.NewDecoder(body).Decode(&failed) == nil {
+			return printable(failed.Error)
+		}
+	case "text/plain", "": // without a type net/http says that it speaks HTTPS
 		lines := bufio.NewScanner(body)
 		if lines.Scan() {
 			return printable(lines.Text())

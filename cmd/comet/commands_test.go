@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -488,8 +489,8 @@ func TestStatusCommandPrintsTheStores(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, args...)
-		if r := c.result(t); r.Code != 0 || !strings.HasPrefix(r.Stdout, "STORE") {
-			t.Errorf("%q: got %+v; want the table", args, r)
+		if r := c.result(t); r.Code != 0 || !strings.HasPrefix(r.Stdout, "STORE") || r.Stderr != "" {
+			t.Errorf("%q: got %+v; want the table and nothing on stderr", args, r)
 		}
 	}
 
@@ -519,6 +520,53 @@ func TestWatchCommandTakesACursorBeforeItWaitsFromNowOn(t *testing.T) {
 	wantFailure(t, runCommand(t, "watch", "--from", server.URL, "--after", "now", "id"), "enough")
 	if want := []string{"after=now wait=0", "after=c.1 wait="}; !slices.Equal(asked, want) {
 		t.Errorf("it asks %q; want %q", asked, want)
+	}
+}
+
+func TestPublishCommandPrintsWhyAnAddressIsWrong(t *testing.T) {
+	s := comettest.Start(t, comettest.Global("")+"https://localhost:{$HTTPS} {\n\ttls internal\n\tcomet\n}\n"+
+		":{$HTTP} {\n\tcomet\n}\n")
+	wantFailure(t, runCommand(t, "publish", "--to", fmt.Sprintf("http://127.0.0.1:%d", s.Port("HTTPS")), "id=1"),
+		"400 Bad Request: Client sent an HTTP request to an HTTPS server.", "https://", "--to")
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxied, err := http.NewRequest(r.Method, s.URL(r.URL.Path), r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		proxied.Header, proxied.Host = r.Header, "evil.example"
+		res, err := http.DefaultClient.Do(proxied)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer res.Body.Close()
+		w.Header().Set("Content-Type", res.Header.Get("Content-Type"))
+		w.WriteHeader(res.StatusCode)
+		_, _ = io.Copy(w, res.Body)
+	}))
+	defer evil.Close()
+	wantFailure(t, runCommand(t, "publish", "--to", evil.URL, "id=1"),
+		"403 Forbidden: this request may not publish", "a name that is not the site's", "--to")
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"error":"host not allowed: evil.example"}`)
+	}))
+	defer admin.Close()
+	wantFailure(t, runCommand(t, "publish", "--to", admin.URL, "id=1"), "403 Forbidden: host not allowed: evil.example")
+}
+
+func TestWatchCommandTakesNoGlobs(t *testing.T) {
+	wantFailure(t, runCommand(t, "watch", "id", "board/*"), `"board/*"`, "globs", "clients name fields")
+}
+
+func TestHelpNamesTheCommandsOfComet(t *testing.T) {
+	r := runCommand(t, "help")
+	for _, want := range []string{"'comet publish'", "'comet watch'", "'comet status'", "'comet run'"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("the help does not have %q:\n%s", want, r.Stdout)
+		}
 	}
 }
 

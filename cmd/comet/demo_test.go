@@ -26,8 +26,12 @@ func TestTheDemoShowsInTwoWindowsWhatIsPublished(t *testing.T) {
 		"http://127.0.0.1:2080 {", "http://127.0.0.1:{$DOOR} {",
 		"root docs/demo", "root "+filepath.Join(root, "docs", "demo"),
 	).Replace(string(example))
-	s := comettest.Start(t, comettest.Global("")+config)
+	// A site of its own beside it, which names no store.
+	s := comettest.Start(t, comettest.Global("")+config+"\nhttp://127.0.0.1:{$HTTP2ND} {\n\tcomet\n}\n")
 	comettest.Publish(t, s, "id=before")
+	if a := s.Do(t, request{URL: s.URL2("/config?field=id")}); a.Status != 400 {
+		t.Errorf("the value of the demo is in the store of another site: %s", a)
+	}
 
 	b := startBrowser(t)
 	windows := []*page{
@@ -58,6 +62,14 @@ func TestTheDemoShowsInTwoWindowsWhatIsPublished(t *testing.T) {
 		if w.is(t, "document.documentElement.scrollWidth > innerWidth") {
 			t.Errorf("%s scrolls sideways", w.name)
 		}
+		if w.is(t, "(({scrollWidth, clientWidth}) => scrollWidth > clientWidth)(document.querySelector('#curl').parentNode)") {
+			t.Errorf("%s shows only a part of the line to try", w.name)
+		}
+		w.is(t, "document.querySelector('#copy').click()")
+		comettest.Eventually(t, comettest.Deadline, func() bool {
+			said := w.text(t, "#copy")
+			return said == "Copied" || said == "Selected" // where it may not copy
+		}, w.name, "does not copy the line to try")
 		w.screenshot(t, "demo-"+w.name)
 	}
 

@@ -69,6 +69,7 @@ func TestWhatIsWatched(t *testing.T) {
 		wantFields(t, comettest.Push(t, s, "news=x&id=122&wait=0"), "id", "news")
 		wantFields(t, comettest.Push(t, s, "news=x&unheard-of=7&wait=0"), "news")
 		wantFields(t, comettest.Push(t, s, "board/1=x&wait=0"), "id") // globs are not names
+		wantFields(t, comettest.Push(t, s, "field=board/1&board/1=x&wait=0"), "board/1")
 	})
 
 	t.Run("with neither the first plain name is watched", func(t *testing.T) {

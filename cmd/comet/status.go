@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
@@ -47,6 +48,7 @@ func cmdStatus(cmd *cobra.Command, args []string) error {
 	var config []byte
 	var err error
 	if address == "" {
+		caddy.BufferedLog() // of what Caddy logs about the file, what matters is an error, too
 		if config, configFile, _, err = caddycmd.LoadConfig(configFile, adapter); err != nil {
 			return fmt.Errorf("reading the config file for the admin address: %w (--address gives it)", err)
 		}

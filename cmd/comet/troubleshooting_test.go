@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +40,8 @@ http://app.example.com:{$HTTP2ND} {
 		}
 		hold /push
 	}
+	header /pusch Content-Type "text/html; charset=utf-8"
+	respond "<!doctype html>"
 }
 http://127.0.0.1:{$DOOR} {
 	comet {
@@ -89,7 +93,7 @@ http://127.0.0.1:{$DOOR} {
 			}
 		}
 	}
-	if ran < 7 {
+	if ran < 8 {
 		t.Errorf("%d commands were run; want all that show what they say", ran)
 	}
 }
@@ -124,6 +128,17 @@ func TestTheReasonsOfTroubleshooting(t *testing.T) {
 		{URL: "/listed"},
 		{URL: "/token"},
 		{URL: "/token", Header: map[string]string{"Authorization": "Bearer wrong"}},
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		// As a script on this machine does that goes by the machine's name.
+		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			refused = append(refused, request{URL: fmt.Sprintf("http://%s:%d/config", ip.IP, s.Port("HTTP"))})
+			break
+		}
 	}
 	for _, r := range refused {
 		before := len(s.Logs())

@@ -35,6 +35,11 @@ func cmdWatch(cmd *cobra.Command, args []string) error {
 	if count < 0 {
 		return fmt.Errorf("--count %d: give a number of messages", count)
 	}
+	for _, name := range args {
+		if strings.Contains(name, "*") {
+			return fmt.Errorf("%q is no name of a field: globs stand in the configuration, and clients name fields, such as board/7", name)
+		}
+	}
 	query := address.Query()
 	query.Set("format", "json")
 	query["field"] = append(query["field"], args...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,9 +103,13 @@ func Run(t testing.TB, files map[string]string, args ...string) Result {
 			t.Fatal(err)
 		}
 	}
+	return run(t, dir, environment(dir, pickPorts(t), nil), args)
+}
+
+func run(t testing.TB, dir string, env, args []string) Result {
+	t.Helper()
 	cmd := exec.Command(Binary(t), args...)
-	cmd.Dir = dir
-	cmd.Env = environment(dir, pickPorts(t), nil)
+	cmd.Dir, cmd.Env = dir, env
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	bind(cmd)
@@ -114,6 +119,15 @@ func Run(t testing.TB, files map[string]string, args ...string) Result {
 		t.Fatalf("%s: %v", strings.Join(args, " "), err)
 	}
 	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// RunWith runs the binary once with args, in the folders of a server and with its
+// ports, but for those that are given.
+func RunWith(t testing.TB, s *Server, ports map[string]int, args ...string) Result {
+	t.Helper()
+	all := maps.Clone(s.ports)
+	maps.Copy(all, ports)
+	return run(t, s.Dir, environment(s.Dir, all, s.env), args)
 }
 
 // Adapt has the binary adapt caddyfile, in a file named Caddyfile.
