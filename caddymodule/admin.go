@@ -190,7 +190,7 @@ func allStores() (any, error) {
 
 func (p *pool) describe() adminStore {
 	p.mu.Lock()
-	l, held := p.limits, p.held.Len()
+	l, held := p.limits, p.held.len
 	p.mu.Unlock()
 	stats := p.store.Stats()
 	return adminStore{
@@ -289,12 +289,7 @@ func deleteField(p *pool, q adminQuery) (any, error) {
 func listHeld(p *pool, q adminQuery) (any, error) {
 	field := q.URL.Query().Get("field")
 	p.mu.Lock()
-	all := make([]*held, 0, p.held.Len())
-	for e := p.held.Front(); e != nil; e = e.Next() {
-		if h := e.Value.(*held); field == "" || slices.Contains(h.ask.Query.Fields, field) {
-			all = append(all, h)
-		}
-	}
+	all := p.held.all(func(h *held) bool { return field == "" || slices.Contains(h.fields, field) })
 	p.mu.Unlock()
 	wanted, err := page(q, all)
 	if err != nil {
@@ -316,10 +311,10 @@ func (h *held) describe() adminHeld {
 		ID:       h.id,
 		Remote:   h.remote,
 		Protocol: h.protocol(),
-		Format:   string(h.ask.Format),
-		Since:    h.since.UTC(),
-		Held:     time.Since(h.since).Round(time.Millisecond).String(),
-		Fields:   h.ask.Query.Fields,
+		Format:   string(h.format),
+		Since:    h.since.time().UTC(),
+		Held:     h.since.elapsed().Round(time.Millisecond).String(),
+		Fields:   h.fields,
 	}
 	if h.address.IsValid() {
 		d.ClientIP = h.address.String()
@@ -341,11 +336,9 @@ func endHeld(p *pool, q adminQuery) (any, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for e := p.held.Front(); e != nil; e = e.Next() {
-		if h := e.Value.(*held); h.id == id {
-			h.ender.end(outcomeEnded)
-			return map[string]uint64{"id": id}, nil
-		}
+	for _, h := range p.held.all(func(h *held) bool { return h.id == id }) {
+		h.ender.end(outcomeEnded)
+		return map[string]uint64{"id": id}, nil
 	}
 	return nil, caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("no request with the id " + text + " is held")}
 }

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"container/list"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -34,17 +33,16 @@ func (o outcome) String() string {
 	return [...]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused"}[o]
 }
 
-// held is a request that is to be held, with all that is needed to answer it
-// later. Whoever keeps it waiting is its holder.
+// held is a request that is held, with what is needed to answer it. There may be
+// a million, so it has no more. Whoever keeps it waiting is its holder.
 type held struct {
-	pool     *pool
-	remote   string       // its peer
-	address  netip.Addr   // of the client; not valid when it has none
-	client   netip.Prefix // what it is counted by; not valid when it is not counted
-	ask      wire.Hold
-	bodySize int
-	timeout  time.Duration
-	since    time.Time // when it came
+	pool    *pool
+	remote  string     // its peer
+	address netip.Addr // of the client; not valid when it has none
+	counted bool       // as one of max_held_per_client
+	format  wire.Format
+	fields  []string // that it watches
+	since   moment   // when it came
 
 	// Set by the holder before the request is in the pool. There is one of request
 	// and sketch: the request as it reached the route, or what is kept of it.
@@ -60,8 +58,69 @@ type held struct {
 	id uint64 // set by pool.enter
 
 	// Guarded by pool.mu.
-	route *Hold // that holds it now: the one that it reached, or that of a later configuration
-	place *list.Element
+	route      *Hold // that holds it now: the one that it reached, or that of a later configuration
+	next, prev *held // in the pool
+}
+
+// asked is what a request to be held asks for.
+type asked struct {
+	query    store.Query
+	timeout  time.Duration
+	bodySize int
+}
+
+// moment is a time, as nanoseconds since this program started.
+type moment int64
+
+var programStart = time.Now()
+
+func now() moment { return moment(time.Since(programStart)) }
+
+func (m moment) time() time.Time { return programStart.Add(time.Duration(m)) }
+
+func (m moment) elapsed() time.Duration { return time.Duration(now() - m) }
+
+// heldList is a list of held requests in the order of their coming.
+type heldList struct {
+	first, last *held
+	len         int
+}
+
+func (l *heldList) push(h *held) {
+	h.prev = l.last
+	if l.last != nil {
+		l.last.next = h
+	} else {
+		l.first = h
+	}
+	l.last = h
+	l.len++
+}
+
+func (l *heldList) remove(h *held) {
+	if h.prev != nil {
+		h.prev.next = h.next
+	} else {
+		l.first = h.next
+	}
+	if h.next != nil {
+		h.next.prev = h.prev
+	} else {
+		l.last = h.prev
+	}
+	h.next, h.prev = nil, nil
+	l.len--
+}
+
+// all returns those of which only says so.
+func (l *heldList) all(only func(*held) bool) []*held {
+	var all []*held
+	for h := l.first; h != nil; h = h.next {
+		if only(h) {
+			all = append(all, h)
+		}
+	}
+	return all
 }
 
 // look returns the request for looking at it, as a server of the configuration
@@ -106,32 +165,32 @@ type ender interface{ end(outcome) }
 // holder keeps requests waiting. It is all that the handler knows of how that is
 // done: on the goroutine that serves the request, or without one.
 type holder interface {
-	// hold keeps h until the store wakes it, it is ended, its time is over or the
-	// client leaves, and sees to it that the route answers it.
-	// An error means that it was not held, and nothing was written.
-	hold(w http.ResponseWriter, h *held) error
+	// hold keeps h, which is of the request r, until the store wakes it, it is
+	// ended, its time is over or the client leaves, and sees to it that the route
+	// answers it. An error means that it was not held, and nothing was written.
+	hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error
 }
 
 // onGoroutine holds a request on the goroutine that serves it.
 type onGoroutine struct{}
 
-func (onGoroutine) hold(w http.ResponseWriter, h *held) error {
+func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error {
 	wait := &goroutineWait{woken: make(chan store.Result, 1), ended: make(chan outcome, 1)}
-	h.ender = wait
+	h.request, h.ender = r, wait
 	if err := h.pool.enter(h); err != nil {
 		return err
 	}
-	watch, result, err := h.pool.store.Watch(h.ask.Query, wait)
+	watch, result, err := h.pool.store.Watch(a.query, wait)
 	why := outcomeNow
 	if watch != nil {
-		why, result = wait.wait(h, watch)
+		why, result = wait.wait(r, watch, a.timeout)
 	}
 	route := h.pool.exit(h)
 	h.stopLooking()
 	if err != nil {
 		return err
 	}
-	route.answer(w, h.request, h, result, why)
+	route.answer(w, r, h, result, why)
 	return nil
 }
 
@@ -151,8 +210,8 @@ func (g *goroutineWait) end(o outcome) {
 	}
 }
 
-func (g *goroutineWait) wait(h *held, watch *store.Watch) (outcome, store.Result) {
-	timer := time.NewTimer(h.timeout)
+func (g *goroutineWait) wait(r *http.Request, watch *store.Watch, timeout time.Duration) (outcome, store.Result) {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	var why outcome
 	select {
@@ -161,7 +220,7 @@ func (g *goroutineWait) wait(h *held, watch *store.Watch) (outcome, store.Result
 	case why = <-g.ended:
 	case <-timer.C:
 		why = outcomeTimeout
-	case <-h.request.Context().Done():
+	case <-r.Context().Done():
 		why = outcomeLeft
 	}
 	result, ended := watch.End()

@@ -146,7 +146,11 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
 	header.Set("X-Content-Type-Options", "nosniff")
-	s := h.pool.open()
+	if err := h.pool.tryOpen(); err != nil {
+		h.setRetryAfter(w)
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	s := h.pool.store
 
 	route, err := h.expand(r)
 	if err != nil {
@@ -168,19 +172,18 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
-	asked := &held{
+	coming := &held{
 		pool:    h.pool,
 		route:   h,
-		request: r,
 		remote:  r.RemoteAddr,
 		address: clientAddr(r),
-		client:  countedClient(r),
-		ask:     ask,
-		timeout: timeout,
-		since:   time.Now(),
+		counted: isCounted(r),
+		format:  ask.Format,
+		fields:  ask.Query.Fields,
+		since:   now(),
 	}
 	if result.Ready() || timeout == 0 {
-		h.answer(w, r, asked, result, outcomeNow)
+		h.answer(w, r, coming, result, outcomeNow)
 		return nil
 	}
 
@@ -188,9 +191,8 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 	if e != nil {
 		return h.refuse(w, r, ask.Format, e)
 	}
-	asked.bodySize = len(body)
 	dropReadTimeout(w)
-	err = h.holder.hold(w, asked)
+	err = h.holder.hold(w, r, coming, asked{ask.Query, timeout, len(body)})
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
@@ -255,23 +257,23 @@ func (h *Hold) spreadGap(r *http.Request) {
 }
 
 // reply returns what a client is told of a result, and how its request ended.
-func (h *Hold) reply(asked *held, result store.Result, why outcome) (wire.Answer, outcome) {
+func (h *Hold) reply(of *held, result store.Result, why outcome) (wire.Answer, outcome) {
 	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
 		why = outcomeMissed
 	}
 	// Also to one that left: it may have closed only its half of the connection.
-	return wire.NewAnswer(asked.ask.Format, result, h.Retry.pick()), why
+	return wire.NewAnswer(of.format, result, h.Retry.pick()), why
 }
 
 // answer tells a client what there is, and notes how its request ended.
-func (h *Hold) answer(w http.ResponseWriter, r *http.Request, asked *held, result store.Result, why outcome) {
-	answer, why := h.reply(asked, result, why)
-	h.note(r, why, outcomeFields(asked, why, time.Since(asked.since))...)
+func (h *Hold) answer(w http.ResponseWriter, r *http.Request, of *held, result store.Result, why outcome) {
+	answer, why := h.reply(of, result, why)
+	h.note(r, why, outcomeFields(of, why, of.since.elapsed())...)
 	header := w.Header()
-	header.Set("Content-Type", wire.ContentType(asked.ask.Format))
+	header.Set("Content-Type", wire.ContentType(of.format))
 	header.Set("Content-Length", strconv.Itoa(answer.Len()))
 	header.Set(headerCursor, answer.Cursor.String())
-	header.Set(headerField, wire.FieldList(asked.ask.Query.Fields))
+	header.Set(headerField, wire.FieldList(of.fields))
 	if answer.Missed {
 		header.Set(headerMissed, "true")
 	}
@@ -303,11 +305,11 @@ func (h *Hold) note(r *http.Request, why outcome, fields ...zap.Field) {
 }
 
 // outcomeFields is what the access log tells of how a held request ended.
-func outcomeFields(asked *held, why outcome, after time.Duration) []zap.Field {
+func outcomeFields(of *held, why outcome, after time.Duration) []zap.Field {
 	return []zap.Field{
 		outcomeField(why),
 		zap.Duration("comet_held", after),
-		zap.Strings("comet_field", asked.ask.Query.Fields),
+		zap.Strings("comet_field", of.fields),
 	}
 }
 
@@ -332,7 +334,7 @@ func (h *Hold) allows(held *held, r *http.Request) bool {
 	if err != nil || h.pool != held.pool {
 		return false
 	}
-	for _, name := range held.ask.Query.Fields {
+	for _, name := range held.fields {
 		if !route.Allows(name) {
 			return false
 		}

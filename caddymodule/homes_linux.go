@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -35,7 +37,7 @@ type wrappedHome struct {
 // wrap returns a home around a listener of a server.
 func (r *homeRegistry) wrap(ln net.Listener, server *caddyhttp.Server) *park.Home {
 	var home *park.Home
-	home = park.NewHome(ln, nil, func(c net.Conn) {
+	home = park.NewHome(ln, nil, time.Duration(server.IdleTimeout), func(c net.Conn) {
 		if next := r.successor(server); next == nil || !next.Put(c) {
 			_ = c.Close() // nobody listens there any more
 		}
@@ -89,7 +91,7 @@ func (r *homeRegistry) of(request *http.Request) *park.Home {
 	}
 	address, _ := ctx.Value(http.LocalAddrContextKey).(net.Addr)
 	var home *park.Home
-	home = park.NewHome(nil, address, func(c net.Conn) {
+	home = park.NewHome(nil, address, idleTimeout(std), func(c net.Conn) {
 		if next := r.successor(server); next == nil || !next.Put(c) {
 			serveLast(std, c)
 		}
@@ -107,6 +109,11 @@ func (r *homeRegistry) of(request *http.Request) *park.Home {
 		_ = home.Close()    // when it did before
 	}()
 	return home
+}
+
+// idleTimeout returns for how long a server waits for a further request.
+func idleTimeout(server *http.Server) time.Duration {
+	return cmp.Or(server.IdleTimeout, server.ReadTimeout)
 }
 
 // serveLast serves the request that was sent on a connection whose server was

@@ -23,8 +23,10 @@ func TestImportsRunOneWay(t *testing.T) {
 		inner + "store":         {},
 	}
 	outside := map[string]func(path string) bool{ // of all others
-		inner + "wire":  isStandard,
-		inner + "park":  func(path string) bool { return isStandard(path) && path != "net/http" || path == "golang.org/x/sys/unix" },
+		inner + "wire": isStandard,
+		inner + "park": func(path string) bool {
+			return isStandard(path) && path != "net/http" || path == "golang.org/x/sys/unix"
+		},
 		inner + "store": func(path string) bool { return isStandard(path) && !strings.HasPrefix(path, "net") },
 	}
 	command := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"/...")

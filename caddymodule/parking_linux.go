@@ -75,33 +75,33 @@ type parking struct {
 	trimTLS bool
 }
 
-func (k *parking) hold(w http.ResponseWriter, h *held) error {
-	r := h.request
+func (k *parking) hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error {
 	chain, known := writersOf(w)
 	served, _ := r.Context().Value(connKey{}).(net.Conn)
 	outer := bare(served)
 	socket := socketOf(outer)
 	if r.ProtoMajor != 1 || !known || socket == nil {
-		return onGoroutine{}.hold(w, h)
+		return onGoroutine{}.hold(w, r, h, a)
 	}
 	p := &parked{
-		lot:    k.lot,
 		held:   h,
+		sketch: drawSketch(r, outer, h.route.patterns, a.bodySize),
 		home:   homes.of(r),
-		idle:   idleTimeout(r),
 		minor:  uint8(r.ProtoMinor),
 		last:   r.Close,
 		logged: h.route.access.wants(r),
 	}
-	h.sketch = drawSketch(r, outer, h.route.patterns, h.bodySize)
 	headers := h.route.headers
-	h.request, h.ender = nil, p // from here on others may look at it
+	h.sketch, h.ender = &p.sketch, p // from here on others may look at it
 	if err := h.pool.enter(h); err != nil {
 		return err
 	}
 	p.mu.Lock()
-	watch, result, err := h.pool.store.Watch(h.ask.Query, p)
+	watch, result, err := h.pool.store.Watch(a.query, p)
 	p.watch = watch
+	if watch != nil {
+		watch.Share(h.fields)
+	}
 	p.mu.Unlock()
 	if watch == nil {
 		route := h.pool.exit(h)
@@ -110,13 +110,13 @@ func (k *parking) hold(w http.ResponseWriter, h *held) error {
 		}
 		return err
 	}
-	if err := p.take(chain.bottom, outer, socket); err != nil {
+	if err := p.take(k.lot, chain.bottom, outer, socket); err != nil {
 		watch.End()
 		h.pool.exit(h)
 		return err
 	}
 	header := w.Header()
-	header.Set("Content-Type", wire.ContentType(h.ask.Format))
+	header.Set("Content-Type", wire.ContentType(h.format))
 	header.Set(headerCursor, filledIn)
 	header.Set(headerField, filledIn)
 	chain.writeHeader()
@@ -125,21 +125,8 @@ func (k *parking) hold(w http.ResponseWriter, h *held) error {
 		suppressLog(r)
 	}
 	// Handlers around this one may still use the request.
-	context.AfterFunc(r.Context(), func() { p.park(r) })
+	context.AfterFunc(r.Context(), func() { p.park(r, a.timeout) })
 	return nil
-}
-
-// idleTimeout returns for how long the server of r waits for a further request.
-func idleTimeout(r *http.Request) time.Duration {
-	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
-	switch {
-	case !ok:
-		return 0
-	case server.IdleTimeout != 0:
-		return server.IdleTimeout
-	default:
-		return server.ReadTimeout
-	}
 }
 
 // bare returns c without what Caddy puts around a connection to find out which
@@ -182,9 +169,8 @@ func socketOf(c net.Conn) syscall.Conn {
 // parked is a held request whose connection is parked.
 type parked struct {
 	*held
-	lot    *park.Lot
+	sketch sketch
 	home   *park.Home
-	idle   time.Duration
 	conn   *park.Conn
 	header string // what is known of the answer's header, as it is sent
 	fillIn uint8  // what is not known yet, and is to be in the header
@@ -230,7 +216,7 @@ const (
 )
 
 // take takes the connection from the server.
-func (p *parked) take(from http.Hijacker, outer net.Conn, socket syscall.Conn) error {
+func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket syscall.Conn) error {
 	taken, buffered, err := from.Hijack()
 	if err != nil {
 		return err
@@ -238,7 +224,7 @@ func (p *parked) take(from http.Hijacker, outer net.Conn, socket syscall.Conn) e
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is buffered is there
 	early = bytes.Clone(early)
 	if p.conn = park.Of(outer, early); p.conn == nil {
-		if p.conn, err = p.lot.Wrap(outer, socket, early); err != nil {
+		if p.conn, err = lot.Wrap(outer, socket, early); err != nil {
 			_ = taken.Close()
 			return err
 		}
@@ -299,7 +285,7 @@ func appendHeader(b []byte, name, value string) []byte {
 }
 
 // park parks the connection. The handlers of the request have returned.
-func (p *parked) park(r *http.Request) {
+func (p *parked) park(r *http.Request, timeout time.Duration) {
 	if p.logged {
 		if fields := extraLogFields(r); len(fields) > 0 {
 			if p.sketch.rest == nil {
@@ -308,7 +294,7 @@ func (p *parked) park(r *http.Request) {
 			p.sketch.rest.fields = fields
 		}
 	}
-	err := p.conn.Park(p, p.home, p.timeout, p.idle)
+	err := p.conn.Park(p, p.home, timeout)
 	p.mu.Lock()
 	if err != nil {
 		p.stage = answered
@@ -319,27 +305,31 @@ func (p *parked) park(r *http.Request) {
 		return
 	}
 	p.stage = waiting
-	due := p.ended || p.result != nil
-	p.mu.Unlock()
-	if due {
-		p.lot.Post(p)
+	if p.ended || p.result != nil {
+		p.conn.Post(p)
 	}
+	p.mu.Unlock()
 }
 
 // Wake implements store.Watcher.
 func (p *parked) Wake(result store.Result) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.result = &result
-	p.mu.Unlock()
-	p.lot.Post(p)
+	if p.stage == waiting {
+		p.conn.Post(p)
+	}
 }
 
 func (p *parked) end(why outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.ended {
-		p.ended, p.why = true, why
-		p.lot.Post(p)
+	if p.ended {
+		return
+	}
+	p.ended, p.why = true, why
+	if p.stage == waiting {
+		p.conn.Post(p)
 	}
 }
 
@@ -386,7 +376,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	p.stopLooking()
 	answer, why := route.reply(p.held, result, why)
 	p.pool.countHold(why)
-	last := p.last || why == outcomeExit || p.lot.Full() || p.isHomeless()
+	last := p.last || why == outcomeExit || p.conn.LotIsFull() || p.isHomeless()
 	cursor := answer.Cursor.String()
 	size := answer.Len()
 
@@ -397,7 +387,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 		b = appendHeader(b, headerCursor, cursor)
 	}
 	if p.fillIn&fillField != 0 {
-		b = appendHeader(b, headerField, wire.FieldList(p.ask.Query.Fields))
+		b = appendHeader(b, headerField, wire.FieldList(p.fields))
 	}
 	if answer.Missed {
 		b = appendHeader(b, headerMissed, "true")
@@ -440,7 +430,7 @@ func (p *parked) isHomeless() bool {
 // Answered implements park.Guest.
 func (p *parked) Answered(err error) {
 	if p.logged {
-		accessLines.post(accessLine{p, time.Since(p.since), err})
+		accessLines.post(accessLine{p, p.since.elapsed(), err})
 	}
 }
 
@@ -489,7 +479,7 @@ func (l accessLine) write() {
 		header.Set(headerCursor, sent.cursor)
 	}
 	if p.fillIn&fillField != 0 {
-		header.Set(headerField, wire.FieldList(p.ask.Query.Fields))
+		header.Set(headerField, wire.FieldList(p.fields))
 	}
 	if sent.missed {
 		header.Set(headerMissed, "true")

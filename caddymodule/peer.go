@@ -120,21 +120,20 @@ func isUnix(r *http.Request) bool {
 	return ok && strings.HasPrefix(local.Network(), "unix")
 }
 
-// countedClient returns what max_held_per_client counts a request by: the client
-// address, or its /64 in IPv6. It is not valid for who is not counted.
-func countedClient(r *http.Request) netip.Prefix {
-	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && peer.Addr().Unmap().IsLoopback() {
-		return netip.Prefix{}
-	}
-	addr := clientAddr(r)
+// isCounted reports whether max_held_per_client counts a request.
+func isCounted(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return (err != nil || !peer.Addr().Unmap().IsLoopback()) && clientAddr(r).IsValid()
+}
+
+// clientOf returns what max_held_per_client counts a client address by: itself,
+// or its /64 in IPv6.
+func clientOf(addr netip.Addr) netip.Prefix {
 	bits := 64
 	if addr.Is4() {
 		bits = 32
 	}
-	prefix, err := addr.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
+	prefix, _ := addr.Prefix(bits) // so many there are
 	return prefix
 }
 

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"net/http"
@@ -46,8 +45,8 @@ type pool struct {
 	limits   limits
 	owner    *App
 	offered  *App
-	held     list.List // of *held, in the order of their coming
-	lastID   uint64    // given to one of them
+	held     heldList
+	lastID   uint64 // given to one of them
 	clients  map[netip.Prefix]int
 	draining bool
 }
@@ -171,12 +170,7 @@ func (p *pool) leave(a *App) {
 	case p.offered:
 		p.offered = nil
 	}
-	var moved []*held
-	for e := p.held.Front(); e != nil; e = e.Next() {
-		if h := e.Value.(*held); h.route.app == a {
-			moved = append(moved, h)
-		}
-	}
+	moved := p.held.all(func(h *held) bool { return h.route.app == a })
 	p.mu.Unlock()
 	for _, h := range moved {
 		p.move(h)
@@ -232,17 +226,17 @@ func (p *pool) enter(h *held) error {
 	switch {
 	case p.draining:
 		return errExiting
-	case p.held.Len() >= p.limits.maxHeld:
+	case p.held.len >= p.limits.maxHeld:
 		return errMaxHeld
-	case h.client.IsValid() && p.clients[h.client] >= p.limits.maxHeldPerClient:
+	case h.counted && p.clients[clientOf(h.address)] >= p.limits.maxHeldPerClient:
 		return errMaxClient
 	}
-	if h.client.IsValid() {
-		p.clients[h.client]++
+	if h.counted {
+		p.clients[clientOf(h.address)]++
 	}
 	p.lastID++
 	h.id = p.lastID
-	h.place = p.held.PushBack(h)
+	p.held.push(h)
 	if h.route.app.stopped.Load() { // a reload came between, and leave did not see h
 		go p.move(h)
 	}
@@ -253,10 +247,11 @@ func (p *pool) enter(h *held) error {
 func (p *pool) exit(h *held) *Hold {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held.Remove(h.place)
-	if h.client.IsValid() {
-		if p.clients[h.client]--; p.clients[h.client] == 0 {
-			delete(p.clients, h.client)
+	p.held.remove(h)
+	if h.counted {
+		client := clientOf(h.address)
+		if p.clients[client]--; p.clients[client] == 0 {
+			delete(p.clients, client)
 		}
 	}
 	return h.route
@@ -266,7 +261,7 @@ func (p *pool) exit(h *held) *Hold {
 func (p *pool) heldNow() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.held.Len()
+	return p.held.len
 }
 
 // drainAll answers all held requests, because the process is exiting. grace is
@@ -291,10 +286,7 @@ func (p *pool) drain(grace time.Duration) {
 	if grace > 0 {
 		over = min(over, grace/5*4)
 	}
-	all := make([]*held, 0, p.held.Len())
-	for e := p.held.Front(); e != nil; e = e.Next() {
-		all = append(all, e.Value.(*held))
-	}
+	all := p.held.all(func(*held) bool { return true })
 	go func() {
 		start := time.Now()
 		for i, h := range all {

@@ -20,10 +20,9 @@ import (
 // request itself, with all that Caddy has made of it, takes ten times the memory.
 type sketch struct {
 	server *caddyhttp.Server
-	local  net.Addr
 	conn   net.Conn // that the server had
-	wire   string // the request as the client sent it, without its body
-	url    string // what was made of its URL, empty if nothing
+	wire   string   // the request as the client sent it, without its body
+	url    string   // what was made of its URL, empty if nothing
 	rest   *sketchRest
 }
 
@@ -45,11 +44,10 @@ const userPlaceholder = "http.auth.user.id"
 
 // drawSketch returns a sketch of r, which came on conn and whose route has
 // patterns.
-func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int) *sketch {
+func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int) sketch {
 	ctx := r.Context()
-	s := &sketch{conn: conn}
+	s := sketch{conn: conn}
 	s.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	s.local, _ = ctx.Value(http.LocalAddrContextKey).(net.Addr)
 
 	sent, _ := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	uri := sent.RequestURI
@@ -90,7 +88,7 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		for name, value := range vars {
 			switch name {
-			case caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey: // they are found anew
+			case caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey, "start_time": // Caddy sets them anew
 			default:
 				if value != nil {
 					if rest.vars == nil {
@@ -137,7 +135,7 @@ func (s *sketch) request(remote string, server *caddyhttp.Server) (*http.Request
 		state := t.ConnectionState()
 		r.TLS = &state
 	}
-	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, s.local)
+	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, s.conn.LocalAddr())
 	r = r.WithContext(withConn(ctx, s.conn))
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
 	if s.url != "" {

@@ -67,8 +67,7 @@ type Conn struct {
 	reading  bool // a goroutine reads what came early, and has early
 	last     bool // it is closed after the answer
 	guest    Guest
-	home     *Home
-	idle     time.Duration // for how long it waits for a further request; 0: for ever
+	home     *Home // nil: every answer is the last
 	rest     *rest
 }
 
@@ -153,12 +152,11 @@ var longAgo = time.Unix(1, 0)
 
 // Park parks the connection until g answers. Its server must have let go of it.
 // After limit g is told that its time is over. When the client sends a further
-// request, home is given the connection; it is closed when it does not within
-// idle, if that is not 0.
+// request, home is given the connection.
 //
 // After an error the connection is as it was before. Leave may be called before
 // Park returns, when the client is known to have left.
-func (c *Conn) Park(g Guest, home *Home, limit, idle time.Duration) error {
+func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 	c.readEarly()
 	c.mu.Lock()
 	switch {
@@ -178,7 +176,7 @@ func (c *Conn) Park(g Guest, home *Home, limit, idle time.Duration) error {
 		// No event will tell of what its server has left unread.
 		c.readable = c.hasUnread()
 	}
-	c.state, c.guest, c.home, c.idle = waiting, g, home, idle
+	c.state, c.guest, c.home = waiting, g, home
 	left := c.hangup
 	c.lot.parked.Add(1)
 	c.lot.wheel.set(c, limit)
@@ -238,7 +236,7 @@ func (c *Conn) notice(events uint32) {
 		}
 	case writing:
 		if c.rest != nil && !c.tls && events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			c.lot.Post(c)
+			c.Post(c)
 		}
 	case idle:
 		c.proceed()
@@ -315,8 +313,8 @@ func (c *Conn) settle() {
 	switch {
 	case !c.last:
 		c.state = idle
-		if c.idle > 0 {
-			c.lot.wheel.set(c, c.idle)
+		if c.home.idle > 0 {
+			c.lot.wheel.set(c, c.home.idle)
 		} else {
 			c.lot.wheel.stop(c)
 		}
@@ -359,6 +357,16 @@ func (c *Conn) proceed() {
 	c.lot.parked.Add(-1)
 	c.lot.wheel.stop(c)
 	c.lot.gate.enter(c)
+}
+
+// Post has a worker of the lot do t soon. It does not block.
+func (c *Conn) Post(t Task) { c.lot.work.post(t) }
+
+// LotIsFull reports whether so many connections are parked that one whose request
+// was answered should be closed instead of waiting for a further one.
+func (c *Conn) LotIsFull() bool {
+	l := c.lot
+	return l.opts.MaxConns > 0 && l.Parked() > l.opts.MaxConns
 }
 
 // goHome gives the connection to its server. It is called by the gate.

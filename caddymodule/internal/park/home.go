@@ -5,6 +5,8 @@ package park
 import (
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Home is where parked connections go when their next request comes: a listener
@@ -13,6 +15,7 @@ import (
 type Home struct {
 	addr   net.Addr
 	inner  net.Listener // may be nil
+	idle   time.Duration
 	orphan func(net.Conn)
 	ended  func()
 
@@ -20,9 +23,10 @@ type Home struct {
 	done  chan struct{} // closed with the home
 	more  chan struct{} // there may be something in queue
 
-	mu     sync.Mutex
-	queue  []net.Conn
-	closed bool
+	closed atomic.Bool // set with mu held
+
+	mu    sync.Mutex
+	queue []net.Conn
 }
 
 type accepted struct {
@@ -31,13 +35,15 @@ type accepted struct {
 }
 
 // NewHome returns a home. inner may be nil, then addr is what it says its address
-// is. What comes to a home after it was closed, or was not accepted before, is
+// is. A connection is closed that sends no further request within idle, if that is
+// not 0. What comes to a home after it was closed, or was not accepted before, is
 // given to orphan, on a goroutine of its own. ended is called when the home was
 // closed.
-func NewHome(inner net.Listener, addr net.Addr, orphan func(net.Conn), ended func()) *Home {
+func NewHome(inner net.Listener, addr net.Addr, idle time.Duration, orphan func(net.Conn), ended func()) *Home {
 	h := &Home{
 		addr:   addr,
 		inner:  inner,
+		idle:   idle,
 		orphan: orphan,
 		ended:  ended,
 		done:   make(chan struct{}),
@@ -95,7 +101,7 @@ func (h *Home) Accept() (net.Conn, error) {
 func (h *Home) take() (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed.Load() {
 		return nil, net.ErrClosed
 	}
 	if len(h.queue) == 0 {
@@ -120,7 +126,7 @@ func (h *Home) put(c net.Conn) {
 func (h *Home) Put(c net.Conn) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed.Load() {
 		return false
 	}
 	h.queue = append(h.queue, c)
@@ -132,20 +138,16 @@ func (h *Home) Put(c net.Conn) bool {
 }
 
 // Closed reports whether the home is closed.
-func (h *Home) Closed() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.closed
-}
+func (h *Home) Closed() bool { return h.closed.Load() }
 
 // Close implements net.Listener. Whoever is still queued becomes an orphan.
 func (h *Home) Close() error {
 	h.mu.Lock()
-	if h.closed {
+	if h.closed.Load() {
 		h.mu.Unlock()
 		return nil
 	}
-	h.closed = true
+	h.closed.Store(true)
 	queue := h.queue
 	h.queue = nil
 	h.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 // Options are the bounds of a Lot.
 type Options struct {
 	// MaxConns is how many connections may be parked. The answer to one above it
-	// is its last: see Lot.Full. 0: as many as there are.
+	// is to be its last: see Conn.LotIsFull. 0: as many as there are.
 	MaxConns int
 
 	// MaxUnsent bounds the bytes of all answers together that wait for clients to
@@ -104,18 +104,9 @@ func (l *Lot) Parked() int { return int(l.parked.Load()) }
 // Dropped returns how many clients were dropped because they did not read.
 func (l *Lot) Dropped() int64 { return l.dropped.Load() }
 
-// Full reports whether so many connections are parked that one whose request was
-// answered should be closed instead of waiting for a further one.
-func (l *Lot) Full() bool {
-	return l.opts.MaxConns > 0 && int(l.parked.Load()) > l.opts.MaxConns
-}
-
 // Busy reports whether there are answers that are not written yet, or guests that
 // are about to answer.
 func (l *Lot) Busy() bool { return l.writing.Load() > 0 || l.work.busy() }
-
-// Post has a worker do t soon. It does not block.
-func (l *Lot) Post(t Task) { l.work.post(t) }
 
 // CloseIdle closes the connections that wait for a further request, and returns
 // how many there were.
