@@ -2,6 +2,7 @@ package comettest
 
 import (
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +54,7 @@ func KnowsParking(t testing.TB) bool {
 // Parks says whether a server that is told nothing more of it parks what it can.
 func Parks(t testing.TB) bool {
 	t.Helper()
-	return Parking() != "off" && KnowsParking(t)
+	return runtime.GOOS == "linux" && Parking() != "off" && KnowsParking(t)
 }
 
 // parked returns a Caddyfile as the server is given it.
