@@ -66,12 +66,15 @@ type Server struct {
 	// port HTTP.
 	HoldURL string
 
-	ports  map[string]int
-	env    []string
-	files  map[string]string
-	log    *logBuffer
-	client *http.Client
-	holds  sync.Mutex // one Hold at a time, or their counts mix
+	ports   map[string]int
+	env     []string
+	files   map[string]string
+	parking *string // instead of Parking
+	log     *logBuffer
+	client  *http.Client
+	holds   sync.Mutex // one Hold at a time, or their counts mix
+	trusted sync.Once
+	roots   *x509.CertPool // of TLSConfig
 
 	mu      sync.Mutex
 	process *process
@@ -117,7 +120,8 @@ func Global(extra string) string {
 // the test fails when it panicked or when the race detector had something to say.
 //
 // In the environment, for use as {$HTTP} in the Caddyfile: the free ports HTTP,
-// HTTP2ND, HTTPS, DOOR and ADMIN, and the server's folder DIR.
+// HTTP2ND, HTTPS, DOOR and ADMIN, and the server's folder DIR. The environment
+// variable COMET_PARKING, see Parking, is put into the Caddyfile.
 func Start(t testing.TB, caddyfile string, opts ...Option) *Server {
 	t.Helper()
 	Binary(t)
@@ -130,7 +134,10 @@ func Start(t testing.TB, caddyfile string, opts ...Option) *Server {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(s.Dir, "Caddyfile"), []byte(caddyfile), 0o600); err != nil {
+	if s.parking != nil && !KnowsParking(t) {
+		s.parking = new(string)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, "Caddyfile"), []byte(s.parked(caddyfile)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.client = &http.Client{Transport: s.transport()}
@@ -324,7 +331,7 @@ func (s *Server) Reload(t testing.TB, caddyfile string) {
 // TryReload is Reload for a configuration that may be refused. Restart goes on
 // with the configuration of Start.
 func (s *Server) TryReload(caddyfile string) error {
-	req, err := http.NewRequest(http.MethodPost, s.adminURL("/load"), strings.NewReader(caddyfile))
+	req, err := http.NewRequest(http.MethodPost, s.adminURL("/load"), strings.NewReader(s.parked(caddyfile)))
 	if err != nil {
 		return err
 	}
@@ -501,7 +508,13 @@ func (s *Server) tlsConfig(t testing.TB) *tls.Config {
 // what is read from or written to it fails after the deadline.
 func (s *Server) RawConn(t testing.TB) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port("HTTP"))))
+	return s.RawConnTo(t, "HTTP")
+}
+
+// RawConnTo is RawConn for any port, by its name.
+func (s *Server) RawConnTo(t testing.TB, port string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port(port))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -510,6 +523,13 @@ func (s *Server) RawConn(t testing.TB) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// TLSConfig returns a new configuration for connections of HTTP/1.1 to the port HTTPS.
+func (s *Server) TLSConfig(t testing.TB) *tls.Config {
+	t.Helper()
+	s.trusted.Do(func() { s.roots = s.tlsConfig(t).RootCAs })
+	return &tls.Config{RootCAs: s.roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}}
 }
 
 // Eventually waits until cond is true, and fails the test with msg when it is not
