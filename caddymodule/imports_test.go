@@ -16,10 +16,11 @@ func TestImportsRunOneWay(t *testing.T) {
 	const module = "github.com/caddy-comet/caddy-comet"
 	const inner = module + "/caddymodule/internal/"
 	may := map[string][]string{ // of our own packages
-		module + "/cmd/comet":   {module + "/caddymodule"},
-		module + "/caddymodule": {inner + "wire", inner + "store"},
-		inner + "wire":          {inner + "store"},
-		inner + "store":         {},
+		module + "/cmd/comet":       {module + "/caddymodule"},
+		module + "/cmd/comet-bench": {},
+		module + "/caddymodule":     {inner + "wire", inner + "store"},
+		inner + "wire":              {inner + "store"},
+		inner + "store":             {},
 	}
 	outside := map[string]func(path string) bool{ // of all others
 		inner + "wire":  isStandard,
