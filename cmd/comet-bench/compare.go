@@ -61,8 +61,12 @@ var trials = []trial{
 	{
 		name: "fanout", about: "one publication to all", protocol: protocolH1, servers: fastServers, ratios: true, measure: measureFanout,
 		figures: []figure{
-			{"first", "first", "ms"}, {"median", "median", "ms"}, {"p99", "p99", "ms"}, {"last", "last", "ms"},
-			{"delivery", "CPU a delivery", "us"}, {"back", "CPU a client that comes back", "us"},
+			{"first", "first", "ms"},
+			{"median", "median", "ms"},
+			{"p99", "p99", "ms"},
+			{"last", "last", "ms"},
+			{"delivery", "CPU a delivery", "us"},
+			{"back", "CPU a client that comes back", "us"},
 		},
 	},
 	{
@@ -360,12 +364,12 @@ func (p *plan) trial(ctx context.Context, c *comparison, b *binaries, t trial, d
 				m = measurement{}
 				c.Results[t.name][k.name] = m
 			}
-			line := fmt.Sprintf("%s %d/%d %s:", t.name, round+1, rounds, k.name)
+			fmt.Fprintf(c.log, "%s %d/%d %s:", t.name, round+1, rounds, k.name)
 			for _, f := range t.figures {
 				m[f.name] = append(m[f.name], values[f.name])
-				line += fmt.Sprintf("  %s %s", f.title, number(values[f.name], f.unit))
+				fmt.Fprintf(c.log, "  %s %s", f.title, number(values[f.name], f.unit))
 			}
-			fmt.Fprintln(c.log, line)
+			fmt.Fprintln(c.log)
 			runtime.GC() // not while the next one is measured
 		}
 	}
@@ -445,6 +449,7 @@ func measureIdle(ctx context.Context, o *options) (map[string]float64, error) {
 }
 
 func measureResume(ctx context.Context, o *options) (map[string]float64, error) {
+	o.messages = min(20_000, 2*o.connections)
 	o.connections = min(10, o.connections)
 	r, err := runResume(ctx, o)
 	if err != nil {

@@ -35,6 +35,7 @@ type crowd struct {
 	lost    int            // clients that got an error, or no answer, and do not come back
 	trouble map[string]int // what went wrong, and how often
 
+	answers int         // how many have come
 	reached func() bool // what wait waits for
 	signal  chan struct{}
 }
@@ -289,41 +290,46 @@ func (c *crowd) count(ctx context.Context) (int, error) {
 	return n, failure
 }
 
-// look sees whether what wait waits for is reached.
+// look sees, after an answer, whether what wait waits for is reached.
 func (c *crowd) look() {
+	c.answers++
 	if c.reached != nil && c.reached() {
 		c.reached = nil
 		close(c.signal)
 	}
 }
 
-// errTimeout is returned when something has not happened within --timeout.
-var errTimeout = errors.New("not done within --timeout")
+// errTimeout is returned when nothing has come for --timeout.
+var errTimeout = errors.New("no answer has come")
 
-// wait waits until reached is true, which is asked after each answer. It is called
-// without the lock.
+// wait waits until reached is true, which is asked after each answer. When no answer at
+// all comes for --timeout it gives up. It is called without the lock.
 func (c *crowd) wait(ctx context.Context, reached func() bool) error {
 	signal := make(chan struct{})
 	c.net.mu.Lock()
 	c.reached, c.signal = reached, signal
 	c.look()
 	c.net.mu.Unlock()
-	timeout := time.NewTimer(c.o.timeout)
-	defer timeout.Stop()
-	select {
-	case <-signal:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timeout.C:
+	for answers := -1; ; {
+		timeout := time.NewTimer(c.o.timeout)
+		select {
+		case <-signal:
+			timeout.Stop()
+			return nil
+		case <-ctx.Done():
+			timeout.Stop()
+			return ctx.Err()
+		case <-timeout.C:
+		}
+		c.net.mu.Lock()
+		if c.reached != nil && answers == c.answers {
+			c.reached = nil
+			c.net.mu.Unlock()
+			return fmt.Errorf("%w for %s", errTimeout, c.o.timeout)
+		}
+		answers = c.answers
+		c.net.mu.Unlock()
 	}
-	c.net.mu.Lock()
-	defer c.net.mu.Unlock()
-	if c.reached == nil { // at the last moment
-		return nil
-	}
-	c.reached = nil
-	return fmt.Errorf("%w %s", errTimeout, c.o.timeout)
 }
 
 // settle waits until the server has nothing more to do, as its CPU tells. It is called

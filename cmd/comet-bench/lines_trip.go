@@ -103,8 +103,12 @@ func (c *tripConn) get(ctx context.Context, l *tripLines) (*http.ClientConn, err
 	if c.conn != nil && c.conn.Err() == nil {
 		return c.conn, nil
 	}
-	l.dialing <- struct{}{}
-	defer func() { <-l.dialing }()
+	select {
+	case l.dialing <- struct{}{}:
+		defer func() { <-l.dialing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	scheme := "http"
 	if l.target.tls {
 		scheme = "https"
@@ -113,8 +117,8 @@ func (c *tripConn) get(ctx context.Context, l *tripLines) (*http.ClientConn, err
 	if err != nil {
 		return nil, err
 	}
-	if l.ctx.Err() != nil { // closed meanwhile
-		return nil, errors.Join(l.ctx.Err(), conn.Close())
+	if ctx.Err() != nil { // cut or closed meanwhile
+		return nil, errors.Join(ctx.Err(), conn.Close())
 	}
 	c.conn = conn
 	return conn, nil
@@ -123,18 +127,26 @@ func (c *tripConn) get(ctx context.Context, l *tripLines) (*http.ClientConn, err
 func (l *tripLines) cut(line int) {
 	l.lines[line].asked++
 	if l.lines[line].cancel != nil {
-		l.lines[line].cancel() // of HTTP/1 it closes the connection
+		l.lines[line].cancel()
+	}
+	if l.streams == 1 { // the line's own
+		l.conns[line].drop()
 	}
 }
 
 func (l *tripLines) close() {
 	l.cancel()
 	for i := range l.conns {
-		c := &l.conns[i]
-		c.mu.Lock()
-		if c.conn != nil {
-			_ = c.conn.Close() // it may be closed
-		}
-		c.mu.Unlock()
+		l.conns[i].drop()
+	}
+}
+
+// drop closes the connection, if there is one.
+func (c *tripConn) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		_ = c.conn.Close() // it may be closed
+		c.conn = nil
 	}
 }

@@ -39,7 +39,7 @@ func (o *options) register(f *flag.FlagSet) {
 	f.StringVar(&o.protocol, "protocol", protocolH1, "h1, tls (HTTP/1.1 over TLS), h2 (one stream a connection) or h2-many (many streams a connection)")
 	f.IntVar(&o.streams, "streams", 100, "streams a connection with h2-many")
 	f.StringVar(&o.field, "field", "bench", "the field to publish to; where there are many, NAME/0, NAME/1 ...")
-	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long answers may take before they count as lost")
+	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "after how long without any answer those that are waited for count as lost")
 	f.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 }
 

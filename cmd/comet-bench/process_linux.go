@@ -45,7 +45,7 @@ func (p *process) all() ([]string, error) {
 			return nil, err
 		}
 		for _, list := range lists {
-			children, err := os.ReadFile(list) //nolint:gosec // a path of /proc
+			children, err := os.ReadFile(list)
 			if err != nil && !gone(err) {
 				return nil, err
 			}

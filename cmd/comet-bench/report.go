@@ -129,7 +129,11 @@ func (c *comparison) under() string {
 	rows := table{{"", ""}}
 	for _, row := range [][]string{
 		{"machine", fmt.Sprintf("%s, %d cores, %s memory", m.CPU, m.Cores, m.Memory)},
-		{"kernel", m.Kernel}, {"Go", m.Go}, {"Comet", m.Comet}, {"nginx", m.Nginx}, {"date", m.Date},
+		{"kernel", m.Kernel},
+		{"Go", m.Go},
+		{"Comet", m.Comet},
+		{"nginx", m.Nginx},
+		{"date", m.Date},
 		{"rounds", fmt.Sprintf("%d, and %d for memory, idle and resume", c.Rounds, c.MemoryRounds)},
 		{"command", "`go run ./cmd/comet-bench compare " + strings.TrimSpace(c.Arguments) + "`"},
 	} {
@@ -185,40 +189,38 @@ func (c *comparison) agreement() string {
 	return "The bare loop of `comet-bench floor` over the yardstick: " + strings.Join(parts, ", ") + ".\n"
 }
 
+// row is a row of a table: a name, and a cell for each figure.
+func (t trial) row(name string, cell func(figure) string) []string {
+	row := append(make([]string, 0, 1+len(t.figures)), name)
+	for _, f := range t.figures {
+		row = append(row, cell(f))
+	}
+	return row
+}
+
 // figures is the table of what a trial measured.
 func (c *comparison) figures(t trial) table {
-	head := []string{""}
-	for _, f := range t.figures {
-		head = append(head, f.title)
-	}
-	rows := table{head}
-	for _, name := range c.measured(t.name) {
-		row := []string{name}
-		for _, f := range t.figures {
-			row = append(row, spread(c.Results[t.name][name][f.name], f.unit))
-		}
-		rows = append(rows, row)
+	servers := c.measured(t.name)
+	rows := append(make(table, 0, 1+len(servers)), t.row("", func(f figure) string { return f.title }))
+	for _, name := range servers {
+		rows = append(rows, t.row(name, func(f figure) string {
+			return spread(c.Results[t.name][name][f.name], f.unit)
+		}))
 	}
 	return rows
 }
 
 // compared is the table of the ratios of a trial.
 func (c *comparison) compared(t trial) table {
-	head := []string{""}
-	for _, f := range t.figures {
-		head = append(head, f.title)
-	}
-	rows := table{head}
+	rows := table{t.row("", func(f figure) string { return f.title })}
 	for _, to := range []string{c.loop(t.name), "nchan"} {
 		for _, of := range c.measured(t.name) {
 			if of == to || of == "yardstick" || !slices.Contains(c.measured(t.name), to) {
 				continue
 			}
-			row := []string{of + " / " + to}
-			for _, f := range t.figures {
-				row = append(row, spread(c.ratios(t.name, f.name, of, to), ""))
-			}
-			rows = append(rows, row)
+			rows = append(rows, t.row(of+" / "+to, func(f figure) string {
+				return spread(c.ratios(t.name, f.name, of, to), "")
+			}))
 		}
 	}
 	return rows

@@ -73,7 +73,7 @@ func (s *server) launch(ctx context.Context, dir, program string, args ...string
 		return err
 	}
 	defer out.Close()
-	s.cmd = exec.CommandContext(ctx, program, args...) //nolint:gosec // one of the servers
+	s.cmd = exec.CommandContext(ctx, program, args...)
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.Dir = dir
 	s.cmd.Env = append(os.Environ(), "HOME="+dir,
@@ -347,14 +347,13 @@ func startNchan(ctx context.Context, b *binaries, dir string) (*server, error) {
 		}`)
 }
 
-func startLua(ctx context.Context, b *binaries, dir string) (*server, error) {
-	s := &server{dialect: "lua", publish: "/config", urls: map[string]string{protocolH1: "/push"}}
-	return startNginx(ctx, b, dir, s, []string{"ndk_http_module.so", "ngx_http_lua_module.so"}, "lua_shared_dict config 16m;", `
+// luaSite is the recipe that Comet began as.
+const luaSite = `
 		location = /config {
 			content_by_lua_block {
 				ngx.req.read_body()
 				for name, value in pairs(ngx.req.get_post_args()) do
-					if type(value) == "string" then ngx.shared.config:set(name, value) end
+					ngx.shared.config:set(name, value)
 				end
 				ngx.say("OK")
 			}
@@ -369,7 +368,12 @@ func startLua(ctx context.Context, b *binaries, dir string) (*server, error) {
 				end
 				ngx.say("YES")
 			}
-		}`)
+		}`
+
+func startLua(ctx context.Context, b *binaries, dir string) (*server, error) {
+	s := &server{dialect: "lua", publish: "/config", urls: map[string]string{protocolH1: "/push"}}
+	modules := []string{"ndk_http_module.so", "ngx_http_lua_module.so"}
+	return startNginx(ctx, b, dir, s, modules, "lua_shared_dict config 16m;", luaSite)
 }
 
 // measured returns the options of a case for this server.
