@@ -245,7 +245,7 @@ func TestCompareWritesItsPage(t *testing.T) {
 		"\n| fanout, comet: last, over that of the bare loop | at most 1.25 | ",
 		"\n| resume, comet: lost | at most 0 | 0 | reached |\n",
 		"\n| fanout, comet: last, over that of nchan | at most 1 | not measured |  |\n",
-		"\n### unicast: ", "\n| floor | ", "\n| comet / floor | ",
+		"\n### unicast: ", "| the rest |\n", "\n| floor | ", "\n| comet / floor | ",
 		"--comet ... --out ... --json`",
 	} {
 		if !strings.Contains(string(text), want) {

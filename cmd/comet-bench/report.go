@@ -105,6 +105,9 @@ What Comet takes and gives beside other servers, with %d requests held. This pag
 				fmt.Fprintf(&b, "\nAs ratios:\n\n%s", ratios.markdown())
 			}
 		}
+		if apart := c.apart(); t.name == "unicast" && len(apart) > 1 {
+			fmt.Fprintf(&b, "\nWhat the CPU of a publication goes to, as far as the fan-out tells; the rest is taking the publication, answering it, and what many fields take more than one:\n\n%s", apart.markdown())
+		}
 	}
 	b.WriteString(howMeasured)
 	return b.String()
@@ -208,6 +211,23 @@ func (c *comparison) figures(t trial) table {
 		}))
 	}
 	return rows
+}
+
+// apart is the table that tells what the CPU of a publication in unicast goes to, from
+// what a delivery and a client that comes back take in the fan-out.
+func (c *comparison) apart() table {
+	t := table{{"", "CPU a publication", "a delivery", "coming back", "the rest"}}
+	for _, name := range c.measured("unicast") {
+		fanout := c.Results["fanout"][name]
+		if fanout == nil {
+			continue
+		}
+		all, delivery, back := median(c.Results["unicast"][name]["cycle"]), median(fanout["delivery"]), median(fanout["back"])
+		t = append(t, []string{
+			name, number(all, "us"), number(delivery, "us"), number(back, "us"), number(all-delivery-back, "us"),
+		})
+	}
+	return t
 }
 
 // compared is the table of the ratios of a trial.
