@@ -16,7 +16,12 @@ FUZZTIME ?= 30s
 # The race detector is written in C. Looked at when the tests begin, after setup.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
-.PHONY: help run build test setup gofmt fmt vet lint fuzz clean
+# For `make bench`: a folder with the source of a bare loop to measure by, and more
+# flags, such as BENCHFLAGS="-n 1000 --rounds 1".
+YARDSTICK ?=
+BENCHFLAGS ?=
+
+.PHONY: help run build test setup gofmt fmt vet lint fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +59,10 @@ fuzz: ## run each fuzz test for FUZZTIME (30s)
 		echo "$$name in $$(dirname "$$file")"; \
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
 	done
+
+bench: ## measure side by side with other servers, into docs/benchmarks.md (an hour or so)
+	@testdata/setup bench
+	$(GO) run ./cmd/comet-bench compare --out docs/benchmarks.md $(if $(YARDSTICK),--yardstick $(YARDSTICK)) $(BENCHFLAGS)
 
 clean: ## remove what was built here
 	rm -rf .bin comet

@@ -16,11 +16,12 @@ func TestImportsRunOneWay(t *testing.T) {
 	const module = "github.com/caddy-comet/caddy-comet"
 	const inner = module + "/caddymodule/internal/"
 	may := map[string][]string{ // of our own packages
-		module + "/cmd/comet":   {module + "/caddymodule"},
-		module + "/caddymodule": {inner + "park", inner + "wire", inner + "store"},
-		inner + "wire":          {inner + "store"},
-		inner + "park":          {},
-		inner + "store":         {},
+		module + "/cmd/comet":       {module + "/caddymodule"},
+		module + "/cmd/comet-bench": {},
+		module + "/caddymodule":     {inner + "park", inner + "wire", inner + "store"},
+		inner + "wire":              {inner + "store"},
+		inner + "park":              {},
+		inner + "store":             {},
 	}
 	outside := map[string]func(path string) bool{ // of all others
 		inner + "wire": isStandard,

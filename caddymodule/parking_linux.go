@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -116,11 +117,12 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, h *held, a asked)
 		return err
 	}
 	header := w.Header()
+	field := wire.FieldList(h.fields)
 	header.Set("Content-Type", wire.ContentType(h.format))
-	header.Set(headerCursor, filledIn)
-	header.Set(headerField, filledIn)
+	header.Set(headerCursor, laterCursor)
+	header.Set(headerField, field)
 	chain.writeHeader()
-	p.keepHeader(header, headers)
+	p.keepHeader(header, field, headers)
 	if p.logged {
 		suppressLog(r)
 	}
@@ -206,13 +208,16 @@ type sentAnswer struct {
 	size   int
 }
 
-// filledIn stands in the header for what is known only when there is an answer.
-const filledIn = "comet"
+// laterCursor stands in the header for the cursor, which is known only when there
+// is an answer. Handlers may copy it to other places of the header.
+var laterCursor = "comet." + rand.Text()
 
+// What is to be filled in when the header is sent.
 const (
 	fillCursor = 1 << iota
 	fillField
 	fillDate
+	fillCopies // of the cursor
 )
 
 // take takes the connection from the server.
@@ -234,7 +239,7 @@ func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket 
 
 // keepHeader keeps what is known of the header of the answer, shared with others
 // that have the same.
-func (p *parked) keepHeader(header http.Header, shared *headerCache) {
+func (p *parked) keepHeader(header http.Header, field string, shared *headerCache) {
 	if slices.ContainsFunc(header["Connection"], func(v string) bool {
 		return httpguts.HeaderValuesContainsToken([]string{v}, "close")
 	}) {
@@ -250,12 +255,12 @@ func (p *parked) keepHeader(header http.Header, shared *headerCache) {
 		case "Date":
 			p.fillIn &^= fillDate
 		case headerCursor:
-			if slices.Equal(values, []string{filledIn}) {
+			if slices.Equal(values, []string{laterCursor}) {
 				p.fillIn |= fillCursor
 				continue
 			}
 		case headerField:
-			if slices.Equal(values, []string{filledIn}) {
+			if slices.Equal(values, []string{field}) {
 				p.fillIn |= fillField
 				continue
 			}
@@ -266,6 +271,9 @@ func (p *parked) keepHeader(header http.Header, shared *headerCache) {
 		for _, v := range values {
 			b = appendHeader(b, name, v)
 		}
+	}
+	if bytes.Contains(b, []byte(laterCursor)) {
+		p.fillIn |= fillCopies
 	}
 	p.header = shared.intern(b)
 }
@@ -382,7 +390,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 
 	b := append(scratch.Bytes[:0], "HTTP/1."...)
 	b = append(b, '0'+p.minor)
-	b = append(append(b, " 200 OK\r\n"...), p.header...)
+	b = append(append(b, " 200 OK\r\n"...), p.headerWith(cursor)...)
 	if p.fillIn&fillCursor != 0 {
 		b = appendHeader(b, headerCursor, cursor)
 	}
@@ -393,9 +401,9 @@ func (p *parked) Do(scratch *park.Scratch) {
 		b = appendHeader(b, headerMissed, "true")
 	}
 	switch {
-	case last:
+	case last && p.minor > 0:
 		b = appendHeader(b, "Connection", "close")
-	case p.minor == 0:
+	case !last && p.minor == 0:
 		b = appendHeader(b, "Connection", "keep-alive")
 	}
 	b = append(b, "Content-Length: "...)
@@ -420,6 +428,15 @@ func (p *parked) Do(scratch *park.Scratch) {
 	if why == outcomeWake {
 		p.pool.observeWake(result)
 	}
+}
+
+// headerWith returns the header that was kept, with the cursor where it was copied
+// to.
+func (p *parked) headerWith(cursor string) string {
+	if p.fillIn&fillCopies == 0 {
+		return p.header
+	}
+	return strings.ReplaceAll(p.header, laterCursor, cursor)
 }
 
 // isHomeless reports whether there is no server for a further request.
@@ -471,7 +488,7 @@ func (l accessLine) write() {
 	if err != nil {
 		return // it was one, and its text is as it was
 	}
-	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.header + "\r\n"))).ReadMIMEHeader()
+	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.cursor) + "\r\n"))).ReadMIMEHeader()
 	if err != nil {
 		return // nor can this be
 	}

@@ -25,7 +25,6 @@ const wrappers = `servers :{$HTTP} {
 	}
 	servers :{$HTTPS} {
 		listener_wrappers {
-			tls
 			comet
 		}
 	}`
@@ -218,9 +217,18 @@ func publishPlain(t *testing.T, p publisher, field string, n int) error {
 
 // redial opens a connection as l was. It may be called on any goroutine.
 func redial(s *comettest.Server, l *link) (*link, error) {
-	conn, err := net.DialTimeout("tcp", l.RemoteAddr().String(), comettest.Deadline)
-	if err != nil {
-		return nil, err
+	// In the moment of a reload the system resets the new connections that were in
+	// the queue of the socket that is closed.
+	var conn net.Conn
+	var err error
+	for deadline := time.Now().Add(comettest.Deadline); ; {
+		conn, err = net.DialTimeout("tcp", l.RemoteAddr().String(), comettest.Deadline)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
 	}
 	if err := conn.SetDeadline(time.Now().Add(2 * comettest.Deadline)); err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ type Conn struct {
 	gen   int32 // of fd in the lot; 0: not yet there
 	tls   bool
 
-	// Of a connection that comes from the gate to a server: it has not read yet.
+	// Of a connection that comes from the gate to a server, which does not read yet.
 	entering atomic.Bool
 
 	// Not guarded, since only one reads at a time: what was read from inner before
@@ -414,19 +414,18 @@ func (c *Conn) closeWrite() error {
 
 // Read implements net.Conn for the server that has the connection.
 func (c *Conn) Read(p []byte) (int, error) {
+	c.entered() // not when it has read: a client may send a part of a TLS record
 	if len(c.early) > 0 {
 		n := copy(p, c.early)
 		if c.early = c.early[n:]; len(c.early) == 0 {
 			c.early = nil
 		}
-		c.entered()
 		return n, nil
 	}
 	n, err := c.inner.Read(p)
 	if n > 0 {
 		c.drained = n < len(p)
 	}
-	c.entered()
 	return n, err
 }
 

@@ -8,7 +8,7 @@ import "sync"
 // thousand of them all their next requests come at once, and a server that is
 // given all of them begins with all of them: it would have the goroutines and
 // buffers of ten thousand requests of which it can handle only a few. One is
-// through the gate when its server reads from it.
+// through the gate when its server begins to read from it.
 type gate struct {
 	mu      sync.Mutex
 	inside  int

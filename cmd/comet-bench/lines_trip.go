@@ -1,0 +1,152 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// tripLines are lines of net/http, for TLS and HTTP/2, and for plain HTTP on systems
+// without epoll: a goroutine for each request under way.
+type tripLines struct {
+	mu        *sync.Mutex
+	target    *target
+	transport *http.Transport
+	streams   int // lines a connection
+	got       got
+	lines     []tripLine
+	conns     []tripConn
+	dialing   chan struct{} // bounds the handshakes at one time
+	ctx       context.Context
+	cancel    context.CancelFunc
+}
+
+// tripLine is one line.
+type tripLine struct {
+	asked  int // counts the requests, so that an answer after a cut is known as late
+	cancel context.CancelFunc
+}
+
+// tripConn is one connection.
+type tripConn struct {
+	mu   sync.Mutex
+	conn *http.ClientConn
+}
+
+func newTripLines(mu *sync.Mutex, t *target, protocol string, n, streams int, got got) *tripLines {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &tripLines{
+		mu: mu, target: t, transport: t.transport(protocol), streams: streams, got: got,
+		lines:   make([]tripLine, n),
+		conns:   make([]tripConn, (n+streams-1)/streams),
+		dialing: make(chan struct{}, 64),
+		ctx:     ctx, cancel: cancel,
+	}
+}
+
+func (l *tripLines) ask(line int, r *request) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.lines[line].asked++
+	l.lines[line].cancel = cancel
+	asked, req := l.lines[line].asked, *r
+	go func() {
+		defer cancel()
+		a := l.trip(ctx, &l.conns[line/l.streams], &req)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.lines[line].asked == asked && l.ctx.Err() == nil {
+			l.got(line, &a)
+		}
+	}()
+}
+
+// trip sends a request and reads its answer.
+func (l *tripLines) trip(ctx context.Context, c *tripConn, r *request) answer {
+	conn, err := c.get(ctx, l)
+	if err != nil {
+		return answer{err: err}
+	}
+	scheme := "http://"
+	if l.target.tls {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, scheme+l.target.host+r.path, strings.NewReader(r.body))
+	if err != nil {
+		return answer{err: err}
+	}
+	req.Header.Set("User-Agent", userAgent)
+	req.Header.Set("Accept", cmp.Or(r.accept, "*/*"))
+	for i := 0; i < len(r.header); i += 2 {
+		req.Header.Set(r.header[i], r.header[i+1])
+	}
+	res, err := conn.RoundTrip(req)
+	if err != nil {
+		return answer{err: fmt.Errorf("%w: %w", errCut, err)}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return answer{err: fmt.Errorf("%w: %w", errHalfway, err)}
+	}
+	return answer{status: res.StatusCode, body: body, close: res.Close, header: res.Header}
+}
+
+// get returns the connection, a new one when there is none that can be used.
+func (c *tripConn) get(ctx context.Context, l *tripLines) (*http.ClientConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil && c.conn.Err() == nil {
+		return c.conn, nil
+	}
+	select {
+	case l.dialing <- struct{}{}:
+		defer func() { <-l.dialing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	scheme := "http"
+	if l.target.tls {
+		scheme = "https"
+	}
+	conn, err := l.transport.NewClientConn(ctx, scheme, l.target.name)
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil { // cut or closed meanwhile
+		return nil, errors.Join(ctx.Err(), conn.Close())
+	}
+	c.conn = conn
+	return conn, nil
+}
+
+func (l *tripLines) cut(line int) {
+	l.lines[line].asked++
+	if l.lines[line].cancel != nil {
+		l.lines[line].cancel()
+	}
+	if l.streams == 1 { // the line's own
+		l.conns[line].drop()
+	}
+}
+
+func (l *tripLines) close() {
+	l.cancel()
+	for i := range l.conns {
+		l.conns[i].drop()
+	}
+}
+
+// drop closes the connection, if there is one.
+func (c *tripConn) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		_ = c.conn.Close() // it may be closed
+		c.conn = nil
+	}
+}
