@@ -92,6 +92,9 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, h *held, a asked)
 		last:   r.Close,
 		logged: h.route.access.wants(r),
 	}
+	for i, name := range h.fields {
+		h.fields[i] = strings.Clone(name) // else it keeps the text of the request
+	}
 	headers := h.route.headers
 	h.sketch, h.ender = &p.sketch, p // from here on others may look at it
 	if err := h.pool.enter(h); err != nil {
@@ -100,9 +103,6 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, h *held, a asked)
 	p.mu.Lock()
 	watch, result, err := h.pool.store.Watch(a.query, p)
 	p.watch = watch
-	if watch != nil {
-		watch.Share(h.fields)
-	}
 	p.mu.Unlock()
 	if watch == nil {
 		route := h.pool.exit(h)

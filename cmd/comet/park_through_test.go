@@ -320,7 +320,7 @@ func TestPipelinedRequestsAroundAParkedOneAreAnsweredInOrder(t *testing.T) {
 	overBoth(t, s, "nonsense after a hold is answered after it", func(t *testing.T, dial func() *link, field string) {
 		l := dial()
 		l.hold(s, field)
-		l.say("nonsense\r\n\r\n")
+		l.say("this is no request\r\n\r\n")
 		l.wake(s, field, "1")
 		if a, err := l.tryAnswer("GET"); err == nil && a.Status != 400 {
 			t.Errorf("got %s; want 400", a)

@@ -131,21 +131,22 @@ func Of(c net.Conn, buffered []byte) *Conn {
 const maxEarly = 16 << 10
 
 // readEarly reads what the layers above the socket have of it already, since the
-// socket does not tell of it.
-func (c *Conn) readEarly() {
+// socket does not tell of it. It reports whether that is the end.
+func (c *Conn) readEarly() (end bool) {
 	if _, bare := c.inner.(*net.TCPConn); bare {
-		return
+		return false
 	}
 	_ = c.inner.SetReadDeadline(longAgo)
+	defer func() { _ = c.inner.SetReadDeadline(time.Time{}) }()
 	var room [512]byte
 	for len(c.early) < maxEarly {
 		n, err := c.inner.Read(room[:])
 		c.early = append(c.early, room[:n]...)
-		if err != nil { // mostly that the deadline is over: there is nothing more
-			break
+		if err != nil {
+			return !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
-	_ = c.inner.SetReadDeadline(time.Time{})
+	return false
 }
 
 var longAgo = time.Unix(1, 0)
@@ -157,8 +158,9 @@ var longAgo = time.Unix(1, 0)
 // After an error the connection is as it was before. Leave may be called before
 // Park returns, when the client is known to have left.
 func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
-	c.readEarly()
+	end := c.readEarly()
 	c.mu.Lock()
+	c.hangup = c.hangup || end
 	switch {
 	case c.gen == 0:
 		if err := c.lot.add(c); err != nil {
@@ -177,6 +179,7 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 		c.readable = c.hasUnread()
 	}
 	c.state, c.guest, c.home = waiting, g, home
+	c.hear()
 	left := c.hangup
 	c.lot.parked.Add(1)
 	c.lot.wheel.set(c, limit)
@@ -230,9 +233,8 @@ func (c *Conn) notice(events uint32) {
 	case waiting:
 		if c.hangup {
 			leaving = c.guest
-		} else if c.readable && c.tls && !c.reading && len(c.early) == 0 {
-			c.reading = true
-			go c.listen()
+		} else {
+			c.hear()
 		}
 	case writing:
 		if c.rest != nil && !c.tls && events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
@@ -274,6 +276,15 @@ func (c *Conn) expire() {
 	told.tell()
 	if expired != nil {
 		expired.Expire()
+	}
+}
+
+// hear has what came over TLS read while a guest waits, but for what is known to
+// be a further request: it may be that the client leaves.
+func (c *Conn) hear() {
+	if c.tls && c.readable && !c.reading && len(c.early) == 0 {
+		c.reading = true
+		go c.listen()
 	}
 }
 

@@ -266,14 +266,6 @@ func (w *Watch) End() (Result, bool) {
 	return result, true
 }
 
-// Share replaces the names that the query of the watch had by equal ones that are
-// in the store anyway.
-func (w *Watch) Share(names []string) {
-	for i := range names {
-		names[i] = w.nodes[i].field.name
-	}
-}
-
 // takeOut takes w out of all its lists and returns what there is for it.
 func (s *Store) takeOut(w *Watch) Result {
 	now := time.Now()
