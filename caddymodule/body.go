@@ -29,7 +29,7 @@ const (
 // net/http closes the connection when the rest of the body is still on it, and
 // does so gently: with a "Connection: close" of our own it would cut it off.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wire.Error) {
-	if r.Body == nil || r.Body == http.NoBody {
+	if r.Body == nil || r.ContentLength == 0 { // Body itself may have something around it
 		return "", nil
 	}
 	stalling := &stallReader{
