@@ -39,7 +39,6 @@ type held struct {
 	pool    *pool
 	remote  string     // its peer
 	address netip.Addr // of the client; not valid when it has none
-	counted bool       // as one of max_held_per_client
 	format  wire.Format
 	fields  []string // that it watches
 	since   moment   // when it came
@@ -54,6 +53,8 @@ type held struct {
 	// route after a reload: nothing of a request may be used by two at once.
 	looking sync.Mutex
 	over    bool // guarded by looking: the wait is over, nobody else may look
+
+	counted bool // as one of max_held_per_client; here it takes no room
 
 	id uint64 // set by pool.enter
 

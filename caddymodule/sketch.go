@@ -22,12 +22,12 @@ type sketch struct {
 	server *caddyhttp.Server
 	conn   net.Conn // that the server had
 	wire   string   // the request as the client sent it, without its body
-	url    string   // what was made of its URL, empty if nothing
 	rest   *sketchRest
 }
 
 // sketchRest is what most requests do not have.
 type sketchRest struct {
+	url  string // what was made of its URL, empty if nothing
 	vars map[string]any
 
 	// Placeholders that are not there any more when the request was handled, and
@@ -54,8 +54,9 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 	if uri == "" {
 		uri = r.RequestURI
 	}
+	var rest sketchRest
 	if sent.URL == nil || *sent.URL != *r.URL {
-		s.url = r.URL.String()
+		rest.url = r.URL.String()
 	}
 	size := len(r.Method) + len(uri) + len(r.Host) + 32
 	for name, values := range r.Header {
@@ -84,7 +85,6 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 	b.WriteString("\r\n")
 	s.wire = b.String()
 
-	var rest sketchRest
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		for name, value := range vars {
 			switch name {
@@ -117,7 +117,7 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 		}
 	}
 	rest.bodySize = bodySize
-	if rest.vars != nil || rest.placeholders != nil || bodySize > 0 {
+	if rest.url != "" || rest.vars != nil || rest.placeholders != nil || bodySize > 0 {
 		s.rest = &rest
 	}
 	return s
@@ -138,12 +138,12 @@ func (s *sketch) request(remote string, server *caddyhttp.Server) (*http.Request
 	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, s.conn.LocalAddr())
 	r = r.WithContext(withConn(ctx, s.conn))
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
-	if s.url != "" {
-		if r.URL, err = url.Parse(s.url); err != nil {
-			return nil, err
-		}
-	}
 	if s.rest != nil {
+		if s.rest.url != "" {
+			if r.URL, err = url.Parse(s.rest.url); err != nil {
+				return nil, err
+			}
+		}
 		for name, value := range s.rest.vars {
 			caddyhttp.SetVar(r.Context(), name, value)
 		}

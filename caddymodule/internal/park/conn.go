@@ -49,13 +49,16 @@ type Conn struct {
 	gen   int32 // of fd in the lot; 0: not yet there
 	tls   bool
 
+	// Whether the last read of a server took all that there was. Not guarded, as
+	// early.
+	drained bool
+
 	// Of a connection that comes from the gate to a server, which does not read yet.
 	entering atomic.Bool
 
-	// Not guarded, since only one reads at a time: what was read from inner before
-	// a server asked for it, and whether the last read took all that there was.
-	early   []byte
-	drained bool
+	// What was read from inner before a server asked for it. Not guarded, since
+	// only one reads at a time.
+	early []byte
 
 	limit limit // on the wheel; guarded by wheel.mu
 

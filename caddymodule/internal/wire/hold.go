@@ -90,20 +90,28 @@ func ReadHold(route HoldRoute, method, query string, header http.Header) (Hold, 
 }
 
 func readFormat(route HoldRoute, name string, accept []string) (Format, *Error) {
-	offered := make([]string, len(route.Formats))
-	names := make([]string, len(route.Formats))
-	for i, f := range route.Formats {
-		offered[i], names[i] = mediaTypes[f], string(f)
+	list := func() string {
+		names := make([]string, len(route.Formats))
+		for i, f := range route.Formats {
+			names[i] = string(f)
+		}
+		return strings.Join(names, ", ")
 	}
-	list := strings.Join(names, ", ")
 	if name != "" {
+		if i := slices.Index(route.Formats, Format(name)); i >= 0 {
+			return route.Formats[i], nil
+		}
 		if _, known := mediaTypes[Format(name)]; !known {
-			return "", badRequest("there is no format %.40q; this route has %s", name, list)
+			return "", badRequest("there is no format %.40q; this route has %s", name, list())
 		}
-		if !slices.Contains(route.Formats, Format(name)) {
-			return "", Errorf(http.StatusNotAcceptable, "this route does not have the format %s; it has %s", name, list)
-		}
-		return Format(name), nil
+		return "", Errorf(http.StatusNotAcceptable, "this route does not have the format %s; it has %s", name, list())
+	}
+	if len(accept) == 0 {
+		return route.Formats[0], nil
+	}
+	offered := make([]string, len(route.Formats))
+	for i, f := range route.Formats {
+		offered[i] = mediaTypes[f]
 	}
 	i := negotiate(accept, offered)
 	if i < 0 {
