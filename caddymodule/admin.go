@@ -289,7 +289,7 @@ func deleteField(p *pool, q adminQuery) (any, error) {
 func listHeld(p *pool, q adminQuery) (any, error) {
 	field := q.URL.Query().Get("field")
 	p.mu.Lock()
-	all := p.held.all(func(h *held) bool { return field == "" || slices.Contains(h.fields, field) })
+	all := p.held.all(func(h *held) bool { return field == "" || slices.Contains(h.waiter.fields(), field) })
 	p.mu.Unlock()
 	wanted, err := page(q, all)
 	if err != nil {
@@ -309,15 +309,15 @@ func (h *held) describe() adminHeld {
 	h.pool.mu.Unlock()
 	d := adminHeld{
 		ID:       h.id,
-		Remote:   h.remote,
-		Protocol: h.protocol(),
+		Remote:   h.waiter.remote(),
+		Protocol: h.waiter.protocol(),
 		Format:   string(h.format),
 		Since:    h.since.time().UTC(),
 		Held:     h.since.elapsed().Round(time.Millisecond).String(),
-		Fields:   h.fields,
+		Fields:   h.waiter.fields(),
 	}
-	if h.address.IsValid() {
-		d.ClientIP = h.address.String()
+	if client := h.client(); client.IsValid() {
+		d.ClientIP = client.String()
 	}
 	for _, rt := range route.app.routes() {
 		if rt.handler == route {
@@ -337,7 +337,7 @@ func endHeld(p *pool, q adminQuery) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, h := range p.held.all(func(h *held) bool { return h.id == id }) {
-		h.ender.end(outcomeEnded)
+		h.waiter.end(outcomeEnded)
 		return map[string]uint64{"id": id}, nil
 	}
 	return nil, caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("no request with the id " + text + " is held")}

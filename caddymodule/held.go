@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -37,37 +36,70 @@ func (o outcome) String() string {
 // a million, so it has no more. Whoever keeps it waiting is its holder.
 type held struct {
 	pool    *pool
-	remote  string     // its peer
-	address netip.Addr // of the client; not valid when it has none
+	waiter  waiter
+	address *netip.Addr // of the client, when that is not its peer's
 	format  wire.Format
-	fields  []string // that it watches
-	since   moment   // when it came
-
-	// Set by the holder before the request is in the pool. There is one of request
-	// and sketch: the request as it reached the route, or what is kept of it.
-	ender   ender
-	request *http.Request
-	sketch  *sketch
+	since   moment // when it came
+	id      uint64 // set by pool.enter
 
 	// looking is held while another goroutine looks at the request, to find its
 	// route after a reload: nothing of a request may be used by two at once.
 	looking sync.Mutex
 	over    bool // guarded by looking: the wait is over, nobody else may look
 
-	counted bool // as one of max_held_per_client; here it takes no room
-
-	id uint64 // set by pool.enter
+	counted bool // as one of max_held_per_client
 
 	// Guarded by pool.mu.
 	route      *Hold // that holds it now: the one that it reached, or that of a later configuration
 	next, prev *held // in the pool
 }
 
+// waiter is what a held request waits with, on a goroutine or without one.
+type waiter interface {
+	// end is called when the request is to be answered though there is nothing to
+	// tell. It must not block. It may be called at any time and more than once: the
+	// first call counts, unless the store woke the request before.
+	end(outcome)
+
+	// look returns the request for looking at it, as server would see it. Only one
+	// may look at a time: held.looking is locked.
+	look(server *caddyhttp.Server) (*http.Request, error)
+
+	fields() []string          // that it watches
+	server() *caddyhttp.Server // that it came to
+	remote() string            // its peer
+	protocol() string          // HTTP/1.1, say
+}
+
 // asked is what a request to be held asks for.
 type asked struct {
+	route    *Hold
 	query    store.Query
+	format   wire.Format
+	since    moment
 	timeout  time.Duration
 	bodySize int
+}
+
+// held fills in h, of the request r.
+func (a *asked) held(h *held, r *http.Request, w waiter) {
+	h.pool, h.route, h.waiter = a.route.pool, a.route, w
+	h.format, h.since = a.format, a.since
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	client := clientAddr(r)
+	if err != nil || peer.Addr().Unmap() != client {
+		h.address = &client
+	}
+	h.counted = client.IsValid() && (err != nil || !peer.Addr().Unmap().IsLoopback())
+}
+
+// client returns the address of the client. It is not valid when it has none.
+func (h *held) client() netip.Addr {
+	if h.address != nil {
+		return *h.address
+	}
+	peer, _ := netip.ParseAddrPort(h.waiter.remote()) // it was one
+	return peer.Addr().Unmap()
 }
 
 // moment is a time, as nanoseconds since this program started.
@@ -124,33 +156,6 @@ func (l *heldList) all(only func(*held) bool) []*held {
 	return all
 }
 
-// look returns the request for looking at it, as a server of the configuration
-// of a would see it. Only one may look at a time: looking is locked.
-func (h *held) look(server *caddyhttp.Server) (*http.Request, error) {
-	if h.sketch != nil {
-		return h.sketch.request(h.remote, server)
-	}
-	return h.request, nil
-}
-
-// server returns the server that the request came to.
-func (h *held) server() *caddyhttp.Server {
-	if h.sketch != nil {
-		return h.sketch.server
-	}
-	server, _ := h.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return server
-}
-
-// protocol returns the protocol of the request: HTTP/1.1, say.
-func (h *held) protocol() string {
-	if h.sketch == nil {
-		return h.request.Proto
-	}
-	line, _, _ := strings.Cut(h.sketch.wire, "\r\n")
-	return line[strings.LastIndexByte(line, ' ')+1:]
-}
-
 // stopLooking has nobody look at the request any more.
 func (h *held) stopLooking() {
 	h.looking.Lock()
@@ -158,47 +163,50 @@ func (h *held) stopLooking() {
 	h.looking.Unlock()
 }
 
-// ender is told that a held request is to be answered though there is nothing to
-// tell. It must not block. It may be called at any time and more than once: the
-// first call counts, unless the store woke the request before.
-type ender interface{ end(outcome) }
-
 // holder keeps requests waiting. It is all that the handler knows of how that is
 // done: on the goroutine that serves the request, or without one.
 type holder interface {
-	// hold keeps h, which is of the request r, until the store wakes it, it is
-	// ended, its time is over or the client leaves, and sees to it that the route
-	// answers it. An error means that it was not held, and nothing was written.
-	hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error
+	// hold keeps the request r until the store wakes it, it is ended, its time is
+	// over or the client leaves, and sees to it that the route answers it. An error
+	// means that it was not held, and nothing was written.
+	hold(w http.ResponseWriter, r *http.Request, a asked) error
 }
 
 // onGoroutine holds a request on the goroutine that serves it.
 type onGoroutine struct{}
 
-func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error {
-	wait := &goroutineWait{woken: make(chan store.Result, 1), ended: make(chan outcome, 1)}
-	h.request, h.ender = r, wait
-	if err := h.pool.enter(h); err != nil {
+func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) error {
+	wait := &goroutineWait{
+		request: r,
+		names:   a.query.Fields,
+		woken:   make(chan store.Result, 1),
+		ended:   make(chan outcome, 1),
+	}
+	a.held(&wait.held, r, wait)
+	if err := wait.pool.enter(&wait.held); err != nil {
 		return err
 	}
-	watch, result, err := h.pool.store.Watch(a.query, wait)
+	watch, result, err := wait.pool.store.Watch(a.query, wait)
 	why := outcomeNow
 	if watch != nil {
-		why, result = wait.wait(r, watch, a.timeout)
+		why, result = wait.wait(watch, a.timeout)
 	}
-	route := h.pool.exit(h)
-	h.stopLooking()
+	route := wait.pool.exit(&wait.held)
+	wait.stopLooking()
 	if err != nil {
 		return err
 	}
-	route.answer(w, r, h, result, why)
+	route.answer(w, r, a, result, why)
 	return nil
 }
 
-// goroutineWait is what a goroutine that holds a request waits for.
+// goroutineWait is a held request for which its goroutine waits.
 type goroutineWait struct {
-	woken chan store.Result
-	ended chan outcome
+	held
+	request *http.Request
+	names   []string
+	woken   chan store.Result
+	ended   chan outcome
 }
 
 // Wake implements store.Watcher.
@@ -211,7 +219,17 @@ func (g *goroutineWait) end(o outcome) {
 	}
 }
 
-func (g *goroutineWait) wait(r *http.Request, watch *store.Watch, timeout time.Duration) (outcome, store.Result) {
+func (g *goroutineWait) look(*caddyhttp.Server) (*http.Request, error) { return g.request, nil }
+func (g *goroutineWait) fields() []string                              { return g.names }
+func (g *goroutineWait) remote() string                                { return g.request.RemoteAddr }
+func (g *goroutineWait) protocol() string                              { return g.request.Proto }
+
+func (g *goroutineWait) server() *caddyhttp.Server {
+	server, _ := g.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return server
+}
+
+func (g *goroutineWait) wait(watch *store.Watch, timeout time.Duration) (outcome, store.Result) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	var why outcome
@@ -221,7 +239,7 @@ func (g *goroutineWait) wait(r *http.Request, watch *store.Watch, timeout time.D
 	case why = <-g.ended:
 	case <-timer.C:
 		why = outcomeTimeout
-	case <-r.Context().Done():
+	case <-g.request.Context().Done():
 		why = outcomeLeft
 	}
 	result, ended := watch.End()
@@ -243,5 +261,5 @@ func endedAs(why outcome, result store.Result) outcome {
 var (
 	_ holder        = onGoroutine{}
 	_ store.Watcher = (*goroutineWait)(nil)
-	_ ender         = (*goroutineWait)(nil)
+	_ waiter        = (*goroutineWait)(nil)
 )

@@ -53,7 +53,7 @@ type Hold struct {
 	pool     *pool
 	logger   *zap.Logger
 	access   accessLog
-	headers  *headerCache
+	texts    *textCache
 	holder   holder
 	patterns []pattern
 
@@ -88,7 +88,7 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	h.app = app.(*App)
 	h.logger = ctx.Logger()
 	h.holder = h.app.holder
-	h.headers = new(headerCache)
+	h.texts = new(textCache)
 	if len(h.Fields) == 0 {
 		h.Fields = defaultFields
 	}
@@ -172,18 +172,9 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
-	coming := &held{
-		pool:    h.pool,
-		route:   h,
-		remote:  r.RemoteAddr,
-		address: clientAddr(r),
-		counted: isCounted(r),
-		format:  ask.Format,
-		fields:  ask.Query.Fields,
-		since:   now(),
-	}
+	a := asked{route: h, query: ask.Query, format: ask.Format, since: now(), timeout: timeout}
 	if result.Ready() || timeout == 0 {
-		h.answer(w, r, coming, result, outcomeNow)
+		h.answer(w, r, a, result, outcomeNow)
 		return nil
 	}
 
@@ -191,8 +182,9 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 	if e != nil {
 		return h.refuse(w, r, ask.Format, e)
 	}
+	a.bodySize = len(body)
 	dropReadTimeout(w)
-	err = h.holder.hold(w, r, coming, asked{ask.Query, timeout, len(body)})
+	err = h.holder.hold(w, r, a)
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
@@ -257,23 +249,23 @@ func (h *Hold) spreadGap(r *http.Request) {
 }
 
 // reply returns what a client is told of a result, and how its request ended.
-func (h *Hold) reply(of *held, result store.Result, why outcome) (wire.Answer, outcome) {
+func (h *Hold) reply(format wire.Format, result store.Result, why outcome) (wire.Answer, outcome) {
 	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
 		why = outcomeMissed
 	}
 	// Also to one that left: it may have closed only its half of the connection.
-	return wire.NewAnswer(of.format, result, h.Retry.pick()), why
+	return wire.NewAnswer(format, result, h.Retry.pick()), why
 }
 
 // answer tells a client what there is, and notes how its request ended.
-func (h *Hold) answer(w http.ResponseWriter, r *http.Request, of *held, result store.Result, why outcome) {
-	answer, why := h.reply(of, result, why)
-	h.note(r, why, outcomeFields(of, why, of.since.elapsed())...)
+func (h *Hold) answer(w http.ResponseWriter, r *http.Request, a asked, result store.Result, why outcome) {
+	answer, why := h.reply(a.format, result, why)
+	h.note(r, why, outcomeFields(why, a.since.elapsed(), a.query.Fields)...)
 	header := w.Header()
-	header.Set("Content-Type", wire.ContentType(of.format))
+	header.Set("Content-Type", wire.ContentType(a.format))
 	header.Set("Content-Length", strconv.Itoa(answer.Len()))
 	header.Set(headerCursor, answer.Cursor.String())
-	header.Set(headerField, wire.FieldList(of.fields))
+	header.Set(headerField, wire.FieldList(a.query.Fields))
 	if answer.Missed {
 		header.Set(headerMissed, "true")
 	}
@@ -305,11 +297,11 @@ func (h *Hold) note(r *http.Request, why outcome, fields ...zap.Field) {
 }
 
 // outcomeFields is what the access log tells of how a held request ended.
-func outcomeFields(of *held, why outcome, after time.Duration) []zap.Field {
+func outcomeFields(why outcome, after time.Duration, fields []string) []zap.Field {
 	return []zap.Field{
 		outcomeField(why),
 		zap.Duration("comet_held", after),
-		zap.Strings("comet_field", of.fields),
+		zap.Strings("comet_field", fields),
 	}
 }
 
@@ -334,7 +326,7 @@ func (h *Hold) allows(held *held, r *http.Request) bool {
 	if err != nil || h.pool != held.pool {
 		return false
 	}
-	for _, name := range held.fields {
+	for _, name := range held.waiter.fields() {
 		if !route.Allows(name) {
 			return false
 		}

@@ -76,58 +76,53 @@ type parking struct {
 	trimTLS bool
 }
 
-func (k *parking) hold(w http.ResponseWriter, r *http.Request, h *held, a asked) error {
+func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
 	chain, known := writersOf(w)
 	served, _ := r.Context().Value(connKey{}).(net.Conn)
 	outer := bare(served)
 	socket := socketOf(outer)
 	if r.ProtoMajor != 1 || !known || socket == nil {
-		return onGoroutine{}.hold(w, r, h, a)
+		return onGoroutine{}.hold(w, r, a)
 	}
 	p := &parked{
-		held:   h,
-		sketch: drawSketch(r, outer, h.route.patterns, a.bodySize),
-		home:   homes.of(r),
+		sketch: drawSketch(r, outer, a.route, a.bodySize),
 		minor:  uint8(r.ProtoMinor),
 		last:   r.Close,
-		logged: h.route.access.wants(r),
+		logged: a.route.access.wants(r),
+		coming: &a.query.Fields,
 	}
-	for i, name := range h.fields {
-		h.fields[i] = strings.Clone(name) // else it keeps the text of the request
-	}
-	headers := h.route.headers
-	h.sketch, h.ender = &p.sketch, p // from here on others may look at it
-	if err := h.pool.enter(h); err != nil {
+	a.held(&p.held, r, p)
+	if err := p.pool.enter(&p.held); err != nil { // from here on others may look at it
 		return err
 	}
 	p.mu.Lock()
-	watch, result, err := h.pool.store.Watch(a.query, p)
-	p.watch = watch
+	watch, result, err := p.pool.store.Watch(a.query, p)
+	p.watch, p.coming = watch, nil
 	p.mu.Unlock()
 	if watch == nil {
-		route := h.pool.exit(h)
+		route := p.pool.exit(&p.held)
 		if err == nil {
-			route.answer(w, r, h, result, outcomeNow)
+			route.answer(w, r, a, result, outcomeNow)
 		}
 		return err
 	}
 	if err := p.take(k.lot, chain.bottom, outer, socket); err != nil {
 		watch.End()
-		h.pool.exit(h)
+		p.pool.exit(&p.held)
 		return err
 	}
-	header := w.Header()
-	field := wire.FieldList(h.fields)
-	header.Set("Content-Type", wire.ContentType(h.format))
+	header, field := w.Header(), wire.FieldList(a.query.Fields)
+	header.Set("Content-Type", wire.ContentType(a.format))
 	header.Set(headerCursor, laterCursor)
 	header.Set(headerField, field)
 	chain.writeHeader()
-	p.keepHeader(header, field, headers)
+	p.keepHeader(header, field, a.route.texts)
 	if p.logged {
 		suppressLog(r)
 	}
 	// Handlers around this one may still use the request.
-	context.AfterFunc(r.Context(), func() { p.park(r, a.timeout) })
+	timeout, home := a.timeout, homes.of(r)
+	context.AfterFunc(r.Context(), func() { p.park(r, home, timeout) })
 	return nil
 }
 
@@ -170,24 +165,22 @@ func socketOf(c net.Conn) syscall.Conn {
 
 // parked is a held request whose connection is parked.
 type parked struct {
-	*held
-	sketch sketch
-	home   *park.Home
+	held
+	sketch
 	conn   *park.Conn
-	header string // what is known of the answer's header, as it is sent
-	fillIn uint8  // what is not known yet, and is to be in the header
-	minor  uint8  // of HTTP/1
-	last   bool   // the connection is closed after the answer
+	header *string // what is known of the answer's header, as it is sent
+	fillIn uint8   // what is not known yet, and is to be in the header
+	minor  uint8   // of HTTP/1
+	last   bool    // the connection is closed after the answer
 	logged bool
 
 	mu     sync.Mutex // guards what follows
 	stage  stage
+	coming *[]string // the fields, until there is a watch
 	watch  *store.Watch
 	result *store.Result // what the store woke it with
 	ended  bool
 	why    outcome // when it is ended
-
-	sent *sentAnswer // set when it is answered, if logged
 }
 
 // stage is how far a request is.
@@ -198,15 +191,6 @@ const (
 	waiting
 	answered
 )
-
-// sentAnswer is what the access log tells of an answer.
-type sentAnswer struct {
-	route  *Hold
-	why    outcome
-	cursor string
-	missed bool
-	size   int
-}
 
 // laterCursor stands in the header for the cursor, which is known only when there
 // is an answer. Handlers may copy it to other places of the header.
@@ -239,7 +223,7 @@ func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket 
 
 // keepHeader keeps what is known of the header of the answer, shared with others
 // that have the same.
-func (p *parked) keepHeader(header http.Header, field string, shared *headerCache) {
+func (p *parked) keepHeader(header http.Header, field string, shared *textCache) {
 	if slices.ContainsFunc(header["Connection"], func(v string) bool {
 		return httpguts.HeaderValuesContainsToken([]string{v}, "close")
 	}) {
@@ -293,22 +277,19 @@ func appendHeader(b []byte, name, value string) []byte {
 }
 
 // park parks the connection. The handlers of the request have returned.
-func (p *parked) park(r *http.Request, timeout time.Duration) {
+func (p *parked) park(r *http.Request, home *park.Home, timeout time.Duration) {
 	if p.logged {
 		if fields := extraLogFields(r); len(fields) > 0 {
-			if p.sketch.rest == nil {
-				p.sketch.rest = new(sketchRest)
-			}
-			p.sketch.rest.fields = fields
+			p.more().fields = fields
 		}
 	}
-	err := p.conn.Park(p, p.home, timeout)
+	err := p.conn.Park(p, home, timeout)
 	p.mu.Lock()
 	if err != nil {
 		p.stage = answered
 		p.watch.End()
 		p.mu.Unlock()
-		p.pool.exit(p.held).logger.Error("a connection cannot be parked, and is closed", zap.Error(err))
+		p.pool.exit(&p.held).logger.Error("a connection cannot be parked, and is closed", zap.Error(err))
 		_ = p.conn.Close()
 		return
 	}
@@ -341,6 +322,15 @@ func (p *parked) end(why outcome) {
 	}
 }
 
+func (p *parked) fields() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.watch == nil {
+		return *p.coming
+	}
+	return p.watch.Fields()
+}
+
 // Expire implements park.Guest.
 func (p *parked) Expire() { p.end(outcomeTimeout) }
 
@@ -366,7 +356,7 @@ func (p *parked) over() (result store.Result, why outcome, ok bool) {
 		return result, why, false
 	}
 	p.stage = answered
-	p.watch, p.result = nil, nil
+	p.result = nil
 	return result, why, true
 }
 
@@ -380,9 +370,9 @@ func (p *parked) Do(scratch *park.Scratch) {
 	if !ok {
 		return
 	}
-	route := p.pool.exit(p.held)
+	route := p.pool.exit(&p.held)
 	p.stopLooking()
-	answer, why := route.reply(p.held, result, why)
+	answer, why := route.reply(p.format, result, why)
 	p.pool.countHold(why)
 	last := p.last || why == outcomeExit || p.conn.LotIsFull() || p.isHomeless()
 	cursor := answer.Cursor.String()
@@ -395,7 +385,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 		b = appendHeader(b, headerCursor, cursor)
 	}
 	if p.fillIn&fillField != 0 {
-		b = appendHeader(b, headerField, wire.FieldList(p.fields))
+		b = appendHeader(b, headerField, wire.FieldList(p.fields()))
 	}
 	if answer.Missed {
 		b = appendHeader(b, headerMissed, "true")
@@ -422,7 +412,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	scratch.Bytes = b
 	if p.logged {
-		p.sent = &sentAnswer{route, why, cursor, answer.Missed, size}
+		p.more().sent = &sentAnswer{route, why, cursor, answer.Missed, size}
 	}
 	p.conn.Answer(b, parts, last)
 	if why == outcomeWake {
@@ -434,14 +424,15 @@ func (p *parked) Do(scratch *park.Scratch) {
 // to.
 func (p *parked) headerWith(cursor string) string {
 	if p.fillIn&fillCopies == 0 {
-		return p.header
+		return *p.header
 	}
-	return strings.ReplaceAll(p.header, laterCursor, cursor)
+	return strings.ReplaceAll(*p.header, laterCursor, cursor)
 }
 
 // isHomeless reports whether there is no server for a further request.
 func (p *parked) isHomeless() bool {
-	return p.home == nil || p.home.Closed() && homes.successor(p.sketch.server) == nil
+	home := p.conn.Home()
+	return home == nil || home.Closed() && homes.successor(p.to) == nil
 }
 
 // Answered implements park.Guest.
@@ -483,8 +474,8 @@ func (w *lineWriter) post(line accessLine) {
 }
 
 func (l accessLine) write() {
-	p, sent := l.of, l.of.sent
-	r, err := p.sketch.request(p.remote, sent.route.access.server)
+	p, sent := l.of, l.of.rest.sent
+	r, err := p.look(sent.route.access.server)
 	if err != nil {
 		return // it was one, and its text is as it was
 	}
@@ -496,7 +487,7 @@ func (l accessLine) write() {
 		header.Set(headerCursor, sent.cursor)
 	}
 	if p.fillIn&fillField != 0 {
-		header.Set(headerField, wire.FieldList(p.fields))
+		header.Set(headerField, wire.FieldList(p.fields()))
 	}
 	if sent.missed {
 		header.Set(headerMissed, "true")
@@ -510,16 +501,14 @@ func (l accessLine) write() {
 		duration: l.duration,
 		writeErr: l.err,
 	}
-	if p.sketch.rest != nil {
-		a.bodySize, a.fields = p.sketch.rest.bodySize, p.sketch.rest.fields
-	}
-	a.fields = append(slices.Clip(a.fields), outcomeFields(p.held, sent.why, l.duration)...)
+	a.bodySize = p.rest.bodySize
+	a.fields = append(slices.Clip(p.rest.fields), outcomeFields(sent.why, l.duration, p.fields())...)
 	sent.route.access.write(a)
 }
 
 var (
 	_ holder        = (*parking)(nil)
-	_ ender         = (*parked)(nil)
+	_ waiter        = (*parked)(nil)
 	_ store.Watcher = (*parked)(nil)
 	_ park.Guest    = (*parked)(nil)
 	_ park.Task     = (*parked)(nil)

@@ -120,12 +120,6 @@ func isUnix(r *http.Request) bool {
 	return ok && strings.HasPrefix(local.Network(), "unix")
 }
 
-// isCounted reports whether max_held_per_client counts a request.
-func isCounted(r *http.Request) bool {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return (err != nil || !peer.Addr().Unmap().IsLoopback()) && clientAddr(r).IsValid()
-}
-
 // clientOf returns what max_held_per_client counts a client address by: itself,
 // or its /64 in IPv6.
 func clientOf(addr netip.Addr) netip.Prefix {

@@ -198,7 +198,7 @@ func (p *pool) move(h *held) {
 			return
 		}
 		if route == nil {
-			h.ender.end(outcomeGone)
+			h.waiter.end(outcomeGone)
 			return
 		}
 		p.mu.Lock()
@@ -228,11 +228,11 @@ func (p *pool) enter(h *held) error {
 		return errExiting
 	case p.held.len >= p.limits.maxHeld:
 		return errMaxHeld
-	case h.counted && p.clients[clientOf(h.address)] >= p.limits.maxHeldPerClient:
+	case h.counted && p.clients[clientOf(h.client())] >= p.limits.maxHeldPerClient:
 		return errMaxClient
 	}
 	if h.counted {
-		p.clients[clientOf(h.address)]++
+		p.clients[clientOf(h.client())]++
 	}
 	p.lastID++
 	h.id = p.lastID
@@ -249,7 +249,7 @@ func (p *pool) exit(h *held) *Hold {
 	defer p.mu.Unlock()
 	p.held.remove(h)
 	if h.counted {
-		client := clientOf(h.address)
+		client := clientOf(h.client())
 		if p.clients[client]--; p.clients[client] == 0 {
 			delete(p.clients, client)
 		}
@@ -294,7 +294,7 @@ func (p *pool) drain(grace time.Duration) {
 			if wait := time.Until(at); wait > time.Millisecond {
 				time.Sleep(wait)
 			}
-			h.ender.end(outcomeExit)
+			h.waiter.end(outcomeExit)
 		}
 	}()
 }

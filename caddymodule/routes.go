@@ -158,7 +158,7 @@ func (rt *route) site() string {
 //
 // A handler that routes did not find may be reached by any request.
 func (a *App) holding(h *held) *Hold {
-	server := h.server()
+	server := h.waiter.server()
 	var (
 		r     *http.Request // as seen by seen
 		seen  *caddyhttp.Server
@@ -167,7 +167,7 @@ func (a *App) holding(h *held) *Hold {
 	look := func(as *caddyhttp.Server) bool {
 		var err error
 		if r == nil || seen != as {
-			r, err = h.look(as)
+			r, err = h.waiter.look(as)
 			seen = as
 		}
 		return err == nil

@@ -19,9 +19,10 @@ import (
 // find its route after a reload, and to write its line of the access log. The
 // request itself, with all that Caddy has made of it, takes ten times the memory.
 type sketch struct {
-	server *caddyhttp.Server
+	to     *caddyhttp.Server
 	conn   net.Conn // that the server had
-	wire   string   // the request as the client sent it, without its body
+	line   string   // the first of the request, as the client sent it
+	header *string  // likewise
 	rest   *sketchRest
 }
 
@@ -37,17 +38,26 @@ type sketchRest struct {
 	// Of the access log.
 	bodySize int
 	fields   []zap.Field
+	sent     *sentAnswer // when it is answered
+}
+
+// sentAnswer is what the access log tells of an answer.
+type sentAnswer struct {
+	route  *Hold
+	why    outcome
+	cursor string
+	missed bool
+	size   int
 }
 
 // userPlaceholder has the name of the user, as the access log tells it.
 const userPlaceholder = "http.auth.user.id"
 
-// drawSketch returns a sketch of r, which came on conn and whose route has
-// patterns.
-func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int) sketch {
+// drawSketch returns a sketch of r, which came on conn to the route h.
+func drawSketch(r *http.Request, conn net.Conn, h *Hold, bodySize int) sketch {
 	ctx := r.Context()
 	s := sketch{conn: conn}
-	s.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	s.to, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 
 	sent, _ := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	uri := sent.RequestURI
@@ -58,32 +68,14 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 	if sent.URL == nil || *sent.URL != *r.URL {
 		rest.url = r.URL.String()
 	}
-	size := len(r.Method) + len(uri) + len(r.Host) + 32
-	for name, values := range r.Header {
-		for _, v := range values {
-			size += len(name) + len(v) + 4
+	s.line = r.Method + " " + uri + " " + r.Proto
+	b := append(append(append(make([]byte, 0, 512), "Host: "...), r.Host...), "\r\n"...)
+	for _, name := range sortedKeys(r.Header) { // in one order, or none is like another
+		for _, v := range r.Header[name] {
+			b = appendHeader(b, name, v)
 		}
 	}
-	var b strings.Builder
-	b.Grow(size)
-	b.WriteString(r.Method)
-	b.WriteByte(' ')
-	b.WriteString(uri)
-	b.WriteByte(' ')
-	b.WriteString(r.Proto)
-	b.WriteString("\r\nHost: ")
-	b.WriteString(r.Host)
-	b.WriteString("\r\n")
-	for name, values := range r.Header {
-		for _, v := range values {
-			b.WriteString(name)
-			b.WriteString(": ")
-			b.WriteString(v)
-			b.WriteString("\r\n")
-		}
-	}
-	b.WriteString("\r\n")
-	s.wire = b.String()
+	s.header = h.texts.intern(b)
 
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		for name, value := range vars {
@@ -109,7 +101,7 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 		}
 	}
 	keep(userPlaceholder)
-	for _, p := range patterns {
+	for _, p := range h.patterns {
 		for _, part := range p {
 			if part.kind == placeholder {
 				keep(strings.Trim(part.text, "{}"))
@@ -123,14 +115,14 @@ func drawSketch(r *http.Request, conn net.Conn, patterns []pattern, bodySize int
 	return s
 }
 
-// request returns the request again as server sees it, as far as it is known:
+// look returns the request again as server sees it, as far as it is known:
 // without a body, and for looking at only.
-func (s *sketch) request(remote string, server *caddyhttp.Server) (*http.Request, error) {
-	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(s.wire)))
+func (s *sketch) look(server *caddyhttp.Server) (*http.Request, error) {
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(s.line + "\r\n" + *s.header + "\r\n")))
 	if err != nil {
 		return nil, err
 	}
-	r.RemoteAddr = remote
+	r.RemoteAddr = s.remote()
 	if t, ok := s.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		state := t.ConnectionState()
 		r.TLS = &state
@@ -154,3 +146,15 @@ func (s *sketch) request(remote string, server *caddyhttp.Server) (*http.Request
 	}
 	return r, nil
 }
+
+// more returns the rest, which most requests do not have.
+func (s *sketch) more() *sketchRest {
+	if s.rest == nil {
+		s.rest = new(sketchRest)
+	}
+	return s.rest
+}
+
+func (s *sketch) server() *caddyhttp.Server { return s.to }
+func (s *sketch) remote() string            { return s.conn.RemoteAddr().String() }
+func (s *sketch) protocol() string          { return s.line[strings.LastIndexByte(s.line, ' ')+1:] }

@@ -376,6 +376,13 @@ func (c *Conn) proceed() {
 // Post has a worker of the lot do t soon. It does not block.
 func (c *Conn) Post(t Task) { c.lot.work.post(t) }
 
+// Home returns the home that the connection was parked with.
+func (c *Conn) Home() *Home {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.home
+}
+
 // LotIsFull reports whether so many connections are parked that one whose request
 // was answered should be closed instead of waiting for a further one.
 func (c *Conn) LotIsFull() bool {

@@ -266,6 +266,15 @@ func (w *Watch) End() (Result, bool) {
 	return result, true
 }
 
+// Fields returns the names of what is watched, also when that is over.
+func (w *Watch) Fields() []string {
+	names := make([]string, len(w.nodes))
+	for i := range w.nodes {
+		names[i] = w.nodes[i].field.name
+	}
+	return names
+}
+
 // takeOut takes w out of all its lists and returns what there is for it.
 func (s *Store) takeOut(w *Watch) Result {
 	now := time.Now()
