@@ -25,6 +25,9 @@ type accessLog struct {
 	server *caddyhttp.Server
 }
 
+// userPlaceholder has the name of the user that a line tells.
+const userPlaceholder = "http.auth.user.id"
+
 // newAccessLog returns the access log of a server, which may be nil.
 func newAccessLog(ctx caddy.Context, server *caddyhttp.Server) accessLog {
 	return accessLog{ctx.Logger(new(caddyhttp.App)).Named("log.access"), server}

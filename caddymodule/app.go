@@ -105,7 +105,7 @@ func (a *App) chooseHolder() error {
 	if a.Parking == parkingOff {
 		return nil
 	}
-	parking, err := newParking(a.Parking == parkingTrim)
+	parking, err := newParking(a.Parking == parkingTrim, a.logger)
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		return nil

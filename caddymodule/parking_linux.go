@@ -61,19 +61,25 @@ func parkingBusy() bool {
 
 // newParking returns the holder that parks, and holds on its goroutine what
 // cannot be parked.
-func newParking(trimTLS bool) (holder, error) {
+func newParking(trim bool, logger *zap.Logger) (holder, error) {
 	l, err := lot()
 	if err != nil {
 		return nil, err
 	}
-	return &parking{lot: l, trimTLS: trimTLS}, nil
+	if trim {
+		if err := park.CanTrimTLS(); err != nil {
+			logger.Warn("parking trim_tls is without effect", zap.Error(err))
+			trim = false
+		}
+	}
+	return &parking{lot: l, trim: trim}, nil
 }
 
 // parking holds requests of HTTP/1 without a goroutine: their connection is taken
 // from the server and parked.
 type parking struct {
-	lot     *park.Lot
-	trimTLS bool
+	lot  *park.Lot
+	trim bool // what TLS connections keep from their handshakes
 }
 
 func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
@@ -110,6 +116,9 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
 		watch.End()
 		p.pool.exit(&p.held)
 		return err
+	}
+	if k.trim {
+		p.conn.TrimTLS()
 	}
 	header, field := w.Header(), wire.FieldList(a.query.Fields)
 	header.Set("Content-Type", wire.ContentType(a.format))

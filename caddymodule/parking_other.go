@@ -6,11 +6,13 @@ import (
 	"errors"
 	"net"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // newParking returns an error: connections can be parked on Linux only.
-func newParking(bool) (holder, error) { return nil, errors.ErrUnsupported }
+func newParking(bool, *zap.Logger) (holder, error) { return nil, errors.ErrUnsupported }
 
 func parkedNow() (parked int, dropped int64) { return 0, 0 }
 

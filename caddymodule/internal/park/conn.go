@@ -48,6 +48,7 @@ type Conn struct {
 	fd    int32
 	gen   int32 // of fd in the lot; 0: not yet there
 	tls   bool
+	trim  bool // what TLS keeps from its handshake is let go when it is parked
 
 	// Whether the last read of a server took all that there was. Not guarded, as
 	// early.
@@ -164,6 +165,10 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 	end := c.readEarly()
 	c.mu.Lock()
 	c.hangup = c.hangup || end
+	if c.trim {
+		offsets, _ := trimOffsets()
+		trimTLS(c.inner.(*tls.Conn), offsets)
+	}
 	switch {
 	case c.gen == 0:
 		if err := c.lot.add(c); err != nil {

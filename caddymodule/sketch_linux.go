@@ -50,9 +50,6 @@ type sentAnswer struct {
 	size   int
 }
 
-// userPlaceholder has the name of the user, as the access log tells it.
-const userPlaceholder = "http.auth.user.id"
-
 // drawSketch returns a sketch of r, which came on conn to the route h.
 func drawSketch(r *http.Request, conn net.Conn, h *Hold, bodySize int) sketch {
 	ctx := r.Context()
