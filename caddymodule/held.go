@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -167,86 +168,108 @@ func (h *held) stopLooking() {
 // done: on the goroutine that serves the request, or without one.
 type holder interface {
 	// hold keeps the request r until the store wakes it, it is ended, its time is
-	// over or the client leaves, and sees to it that the route answers it. An error
-	// means that it was not held, and nothing was written.
-	hold(w http.ResponseWriter, r *http.Request, a asked) error
+	// over or the client leaves, and sees to it that the route answers it. When it
+	// returns a goroutineWait, the goroutine of the request is to wait for it, and
+	// then to finish it. An error means that it was not held, and nothing was
+	// written.
+	hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error)
 }
 
 // onGoroutine holds a request on the goroutine that serves it.
 type onGoroutine struct{}
 
-func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) error {
-	wait := &goroutineWait{
-		request: r,
-		names:   a.query.Fields,
-		woken:   make(chan store.Result, 1),
-		ended:   make(chan outcome, 1),
+func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error) {
+	g := &goroutineWait{request: r, asked: a, ready: make(chan struct{}, 1)}
+	g.ended.Store(notEnded)
+	a.held(&g.held, r, g)
+	if err := g.pool.enter(&g.held); err != nil {
+		return nil, err
 	}
-	a.held(&wait.held, r, wait)
-	if err := wait.pool.enter(&wait.held); err != nil {
-		return err
+	watch, result, err := g.pool.store.Watch(a.query, g)
+	if watch == nil {
+		route := g.pool.exit(&g.held)
+		g.stopLooking()
+		if err == nil {
+			route.answer(w, r, a, result, outcomeNow)
+		}
+		return nil, err
 	}
-	watch, result, err := wait.pool.store.Watch(a.query, wait)
-	why := outcomeNow
-	if watch != nil {
-		why, result = wait.wait(watch, a.timeout)
-	}
-	route := wait.pool.exit(&wait.held)
-	wait.stopLooking()
-	if err != nil {
-		return err
-	}
-	route.answer(w, r, a, result, why)
-	return nil
+	g.watch = watch
+	g.timer = time.AfterFunc(a.timeout, func() { g.end(outcomeTimeout) })
+	return g, nil
 }
 
 // goroutineWait is a held request for which its goroutine waits.
 type goroutineWait struct {
 	held
 	request *http.Request
-	names   []string
-	woken   chan store.Result
-	ended   chan outcome
+	asked   asked
+	watch   *store.Watch
+	timer   *time.Timer
+	ready   chan struct{} // there is a result, or the wait is ended
+	result  atomic.Pointer[store.Result]
+	ended   atomic.Int32 // an outcome, or notEnded
 }
 
-// Wake implements store.Watcher.
-func (g *goroutineWait) Wake(result store.Result) { g.woken <- result }
+const notEnded = -1
 
-func (g *goroutineWait) end(o outcome) {
-	select {
-	case g.ended <- o:
-	default:
+// Wake implements store.Watcher.
+func (g *goroutineWait) Wake(result store.Result) {
+	g.result.Store(&result)
+	g.signal()
+}
+
+func (g *goroutineWait) end(why outcome) {
+	if g.ended.CompareAndSwap(notEnded, int32(why)) {
+		g.signal()
 	}
 }
 
+func (g *goroutineWait) signal() {
+	select {
+	case g.ready <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+// wait waits until the request is to be answered.
+func (g *goroutineWait) wait() {
+	select {
+	case <-g.ready:
+	case <-g.request.Context().Done():
+		g.ended.CompareAndSwap(notEnded, int32(outcomeLeft))
+	}
+}
+
+// finish answers the request.
+func (g *goroutineWait) finish(w http.ResponseWriter) {
+	g.timer.Stop()
+	result, why := g.over()
+	route := g.pool.exit(&g.held)
+	g.stopLooking()
+	route.answer(w, g.request, g.asked, result, why)
+}
+
+func (g *goroutineWait) over() (store.Result, outcome) {
+	if g.result.Load() == nil {
+		if result, ended := g.watch.End(); ended {
+			return result, endedAs(outcome(g.ended.Load()), result)
+		}
+		for g.result.Load() == nil { // the store is about to wake it
+			<-g.ready
+		}
+	}
+	return *g.result.Load(), outcomeWake
+}
+
+func (g *goroutineWait) fields() []string                              { return g.asked.query.Fields }
 func (g *goroutineWait) look(*caddyhttp.Server) (*http.Request, error) { return g.request, nil }
-func (g *goroutineWait) fields() []string                              { return g.names }
 func (g *goroutineWait) remote() string                                { return g.request.RemoteAddr }
 func (g *goroutineWait) protocol() string                              { return g.request.Proto }
 
 func (g *goroutineWait) server() *caddyhttp.Server {
 	server, _ := g.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return server
-}
-
-func (g *goroutineWait) wait(watch *store.Watch, timeout time.Duration) (outcome, store.Result) {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	var why outcome
-	select {
-	case result := <-g.woken:
-		return outcomeWake, result
-	case why = <-g.ended:
-	case <-timer.C:
-		why = outcomeTimeout
-	case <-g.request.Context().Done():
-		why = outcomeLeft
-	}
-	result, ended := watch.End()
-	if !ended {
-		result = <-g.woken
-	}
-	return endedAs(why, result), result
 }
 
 // endedAs returns how a request ended that was ended for a reason, and has a

@@ -141,27 +141,74 @@ const (
 const holdBody = 64 << 10
 
 // ServeHTTP answers a request when there is something to tell it.
+//
+// Where the goroutine has to wait, as for HTTP/2 and HTTP/3, its stack is most of
+// what the request costs. So there is little on it then, and what needs more of it
+// before and after is done aside.
 func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	v := &visit{route: h, w: w, r: r}
+	do := aside
+	if r.ProtoMajor == 1 {
+		do = func(f func()) { f() } // it mostly does not wait
+	}
+	do(v.begin)
+	if v.wait != nil {
+		v.wait.wait()
+		do(v.finish)
+	}
+	return v.err
+}
+
+// visit is a request at a hold route.
+type visit struct {
+	route *Hold
+	w     http.ResponseWriter
+	r     *http.Request
+	wait  *goroutineWait // set when the goroutine has to wait
+	err   error
+}
+
+func (v *visit) begin()  { v.wait, v.err = v.route.begin(v.w, v.r) }
+func (v *visit) finish() { v.wait.finish(v.w) }
+
+// aside runs f on a goroutine of its own, and waits for it.
+func aside(f func()) {
+	var failure any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { failure = recover() }()
+		f()
+	}()
+	<-done
+	if failure != nil {
+		panic(failure) // here the server recovers it
+	}
+}
+
+// begin answers a request, or has it held. It returns what to wait for if that is
+// to be done on this goroutine.
+func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, error) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
 	header.Set("X-Content-Type-Options", "nosniff")
 	if err := h.pool.tryOpen(); err != nil {
 		h.setRetryAfter(w)
-		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+		return nil, caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	s := h.pool.store
 
 	route, err := h.expand(r)
 	if err != nil {
-		return h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
+		return nil, h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
 	}
 	ask, e := wire.ReadHold(route, r.Method, queryOf(r), r.Header)
 	if e != nil {
 		if e.Status == http.StatusMethodNotAllowed {
 			header.Set("Allow", wire.HoldMethods)
 		}
-		return h.refuse(w, r, ask.Format, e)
+		return nil, h.refuse(w, r, ask.Format, e)
 	}
 	timeout := h.timeout(r)
 	if ask.Wait >= 0 {
@@ -175,27 +222,27 @@ func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 	a := asked{route: h, query: ask.Query, format: ask.Format, since: now(), timeout: timeout}
 	if result.Ready() || timeout == 0 {
 		h.answer(w, r, a, result, outcomeNow)
-		return nil
+		return nil, nil
 	}
 
 	body, e := readBody(w, r, holdBody)
 	if e != nil {
-		return h.refuse(w, r, ask.Format, e)
+		return nil, h.refuse(w, r, ask.Format, e)
 	}
 	a.bodySize = len(body)
 	dropReadTimeout(w)
-	err = h.holder.hold(w, r, a)
+	wait, err := h.holder.hold(w, r, a)
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
-		return h.refuse(w, r, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
+		return nil, h.refuse(w, r, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
 		header.Set(headerCursor, s.Cursor().String())
 		h.note(r, outcomeRefused, outcomeField(outcomeRefused))
-		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+		return nil, caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
-	return err
+	return wait, err
 }
 
 // expand returns what the route allows this request.

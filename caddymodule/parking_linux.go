@@ -82,7 +82,7 @@ type parking struct {
 	trim bool // what TLS connections keep from their handshakes
 }
 
-func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
+func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error) {
 	chain, known := writersOf(w)
 	served, _ := r.Context().Value(connKey{}).(net.Conn)
 	outer := bare(served)
@@ -99,7 +99,7 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
 	}
 	a.held(&p.held, r, p)
 	if err := p.pool.enter(&p.held); err != nil { // from here on others may look at it
-		return err
+		return nil, err
 	}
 	p.mu.Lock()
 	watch, result, err := p.pool.store.Watch(a.query, p)
@@ -110,12 +110,12 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
 		if err == nil {
 			route.answer(w, r, a, result, outcomeNow)
 		}
-		return err
+		return nil, err
 	}
 	if err := p.take(k.lot, chain.bottom, outer, socket); err != nil {
 		watch.End()
 		p.pool.exit(&p.held)
-		return err
+		return nil, err
 	}
 	if k.trim {
 		p.conn.TrimTLS()
@@ -132,7 +132,7 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) error {
 	// Handlers around this one may still use the request.
 	timeout, home := a.timeout, homes.of(r)
 	context.AfterFunc(r.Context(), func() { p.park(r, home, timeout) })
-	return nil
+	return nil, nil
 }
 
 // bare returns c without what Caddy puts around a connection to find out which
