@@ -60,6 +60,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if unnamed && app.Parking != "" && *config == (StoreConfig{}) {
+			continue // it is about parking alone, and the store may not even be used
+		}
 		app.Stores[name] = config
 	}
 	return httpcaddyfile.App{Name: "comet", Value: caddyconfig.JSON(app, nil)}, nil

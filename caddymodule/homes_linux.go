@@ -3,12 +3,20 @@ package caddymodule
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/park"
@@ -32,40 +40,83 @@ type homeRegistry struct {
 type wrappedHome struct {
 	home   *park.Home
 	server *caddyhttp.Server
+	from   *wrappedListener
 }
 
 // wrap returns a home around a listener of a server.
 func (r *homeRegistry) wrap(ln net.Listener, server *caddyhttp.Server) *park.Home {
+	from := &wrappedListener{Listener: ln}
 	var home *park.Home
-	home = park.NewHome(ln, nil, time.Duration(server.IdleTimeout), func(c net.Conn) {
-		if next := r.successor(server); next == nil || !next.Put(c) {
+	home = park.NewHome(from, nil, time.Duration(server.IdleTimeout), func(c net.Conn) {
+		if next := r.successor(server, isTLS(c)); next == nil || !next.Put(c) {
 			_ = c.Close() // nobody listens there any more
 		}
 	}, func() {
 		r.mu.Lock()
 		r.wrapped = slices.DeleteFunc(r.wrapped, func(w wrappedHome) bool { return w.home == home })
 		r.mu.Unlock()
-		if r.successor(server) == nil {
+		if r.successor(server, from.speaks.Load() == speaksTLS) == nil {
 			closeIdle(home)
 		}
 	})
 	r.mu.Lock()
-	r.wrapped = append(r.wrapped, wrappedHome{home, server})
+	r.wrapped = append(r.wrapped, wrappedHome{home, server, from})
 	r.mu.Unlock()
 	return home
 }
 
 // successor returns the newest wrapped home that listens where server does. It is
-// nil when there is none.
-func (r *homeRegistry) successor(server *caddyhttp.Server) *park.Home {
+// nil when there is none. One that stands below TLS is none for connections with
+// TLS.
+func (r *homeRegistry) successor(server *caddyhttp.Server, withTLS bool) *park.Home {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range slices.Backward(r.wrapped) {
-		if w.server == server || server != nil && sharesListener(w.server, server) {
+		if w.server != server && (server == nil || !sharesListener(w.server, server)) {
+			continue
+		}
+		if speaks := w.from.speaks.Load(); speaks == 0 || (speaks == speaksTLS) == withTLS {
 			return w.home
 		}
 	}
 	return nil
+}
+
+// wrappedListener is a listener of a server, below a home.
+type wrappedListener struct {
+	net.Listener
+	speaks atomic.Int32 // what its connections speak, when one has come
+}
+
+// What connections speak.
+const (
+	speaksPlain = 1 + iota
+	speaksTLS
+)
+
+func isTLS(c net.Conn) bool {
+	_, ok := c.(interface{ ConnectionState() tls.ConnectionState })
+	return ok
+}
+
+// noDescriptors says that the process has run out of descriptors. It does so now
+// and then: as long as it lasts, every attempt to accept fails.
+var noDescriptors = rate.Sometimes{First: 1, Interval: time.Minute}
+
+// Accept implements net.Listener.
+func (l *wrappedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	switch {
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
+		noDescriptors.Do(func() {
+			caddy.Log().Named("comet").Error("no connection can be accepted: raise the limit of file descriptors (docs/operations.md)", zap.Error(err))
+		})
+	case err == nil && isTLS(c):
+		l.speaks.Store(speaksTLS)
+	case err == nil:
+		l.speaks.Store(speaksPlain)
+	}
+	return c, err
 }
 
 // onlyRequest is the context key of a request after which its connection is
@@ -77,7 +128,7 @@ type onlyRequest struct{}
 func (r *homeRegistry) of(request *http.Request) *park.Home {
 	ctx := request.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if home := r.successor(server); home != nil {
+	if home := r.successor(server, request.TLS != nil); home != nil {
 		return home
 	}
 	std, _ := ctx.Value(http.ServerContextKey).(*http.Server)
@@ -90,16 +141,17 @@ func (r *homeRegistry) of(request *http.Request) *park.Home {
 		return home
 	}
 	address, _ := ctx.Value(http.LocalAddrContextKey).(net.Addr)
+	withTLS := request.TLS != nil
 	var home *park.Home
 	home = park.NewHome(nil, address, idleTimeout(std), func(c net.Conn) {
-		if next := r.successor(server); next == nil || !next.Put(c) {
+		if next := r.successor(server, isTLS(c)); next == nil || !next.Put(c) {
 			serveLast(std, c)
 		}
 	}, func() {
 		r.mu.Lock()
 		delete(r.second, std)
 		r.mu.Unlock()
-		if r.successor(server) == nil {
+		if r.successor(server, withTLS) == nil {
 			closeIdle(home)
 		}
 	})

@@ -21,6 +21,9 @@ import (
 	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
+	"golang.org/x/time/rate"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/park"
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
@@ -383,7 +386,15 @@ func (p *parked) Do(scratch *park.Scratch) {
 	p.stopLooking()
 	answer, why := route.reply(p.format, result, why)
 	p.pool.countHold(why)
-	last := p.last || why == outcomeExit || p.conn.LotIsFull() || p.isHomeless()
+	last := p.last || why == outcomeExit || p.isHomeless()
+	if p.conn.LotIsFull() {
+		last = true
+		fullLot.Do(func() {
+			n, _ := parkedNow()
+			caddy.Log().Named("comet").Warn("nearly all file descriptors are used by parked connections: they are closed after their answers",
+				zap.Int("parked", n))
+		})
+	}
 	cursor := answer.Cursor.String()
 	size := answer.Len()
 
@@ -438,10 +449,13 @@ func (p *parked) headerWith(cursor string) string {
 	return strings.ReplaceAll(*p.header, laterCursor, cursor)
 }
 
+// fullLot says now and then that so many connections are parked.
+var fullLot = rate.Sometimes{First: 1, Interval: time.Minute}
+
 // isHomeless reports whether there is no server for a further request.
 func (p *parked) isHomeless() bool {
 	home := p.conn.Home()
-	return home == nil || home.Closed() && homes.successor(p.to) == nil
+	return home == nil || home.Closed() && homes.successor(p.to, isTLS(p.sketch.conn)) == nil
 }
 
 // Answered implements park.Guest.
