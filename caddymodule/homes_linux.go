@@ -38,9 +38,8 @@ type homeRegistry struct {
 }
 
 type wrappedHome struct {
-	home   *park.Home
-	server *caddyhttp.Server
-	from   *wrappedListener
+	home *park.Home
+	from *wrappedListener
 }
 
 // wrap returns a home around a listener of a server.
@@ -48,31 +47,34 @@ func (r *homeRegistry) wrap(ln net.Listener, server *caddyhttp.Server) *park.Hom
 	from := &wrappedListener{Listener: ln}
 	var home *park.Home
 	home = park.NewHome(from, nil, time.Duration(server.IdleTimeout), func(c net.Conn) {
-		if next := r.successor(server, isTLS(c)); next == nil || !next.Put(c) {
+		if next := r.successor(c); next == nil || !next.Put(c) {
 			_ = c.Close() // nobody listens there any more
 		}
 	}, func() {
 		r.mu.Lock()
 		r.wrapped = slices.DeleteFunc(r.wrapped, func(w wrappedHome) bool { return w.home == home })
 		r.mu.Unlock()
-		if r.successor(server, from.speaks.Load() == speaksTLS) == nil {
-			closeIdle(home)
-		}
+		r.closeHomeless()
 	})
 	r.mu.Lock()
-	r.wrapped = append(r.wrapped, wrappedHome{home, server, from})
+	r.wrapped = append(r.wrapped, wrappedHome{home, from})
 	r.mu.Unlock()
 	return home
 }
 
-// successor returns the newest wrapped home that listens where server does. It is
-// nil when there is none. One that stands below TLS is none for connections with
-// TLS.
-func (r *homeRegistry) successor(server *caddyhttp.Server, withTLS bool) *park.Home {
+// successor returns the newest wrapped home where c could have been accepted. It
+// is nil when there is none. One that stands below TLS is none for a connection
+// with TLS.
+func (r *homeRegistry) successor(c net.Conn) *park.Home {
+	socket, ok := socketOf(bare(c)).(net.Conn)
+	if !ok {
+		return nil
+	}
+	local, withTLS := socket.LocalAddr(), isTLS(bare(c))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range slices.Backward(r.wrapped) {
-		if w.server != server && (server == nil || !sharesListener(w.server, server)) {
+		if !leadsTo(local, w.home.Addr()) {
 			continue
 		}
 		if speaks := w.from.speaks.Load(); speaks == 0 || (speaks == speaksTLS) == withTLS {
@@ -80,6 +82,28 @@ func (r *homeRegistry) successor(server *caddyhttp.Server, withTLS bool) *park.H
 		}
 	}
 	return nil
+}
+
+// leadsTo reports whether a connection to an address comes to who listens at
+// another.
+func leadsTo(to, listener net.Addr) bool {
+	if to.Network() != listener.Network() {
+		return false
+	}
+	at, ok := listener.(*net.TCPAddr)
+	if !ok || !at.IP.IsUnspecified() {
+		return to.String() == listener.String()
+	}
+	tcp, ok := to.(*net.TCPAddr)
+	return ok && tcp.Port == at.Port
+}
+
+// closeHomeless closes the connections between requests that no server waits for
+// any more.
+func (r *homeRegistry) closeHomeless() {
+	closeIdle(func(c *park.Conn, home *park.Home) bool {
+		return home.Closed() && r.successor(c) == nil
+	})
 }
 
 // wrappedListener is a listener of a server, below a home.
@@ -95,6 +119,9 @@ const (
 )
 
 func isTLS(c net.Conn) bool {
+	if c, ok := c.(*park.Conn); ok {
+		return c.HasTLS()
+	}
 	_, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	return ok
 }
@@ -123,14 +150,13 @@ func (l *wrappedListener) Accept() (net.Conn, error) {
 // closed, because its server is shut down.
 type onlyRequest struct{}
 
-// of returns the home of the connection of a request. It is nil when there is no
-// server any more for a further request on it.
-func (r *homeRegistry) of(request *http.Request) *park.Home {
-	ctx := request.Context()
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if home := r.successor(server, request.TLS != nil); home != nil {
+// of returns the home of a connection on which a request came. It is nil when there
+// is no server any more for a further one.
+func (r *homeRegistry) of(request *http.Request, c net.Conn) *park.Home {
+	if home := r.successor(c); home != nil {
 		return home
 	}
+	ctx := request.Context()
 	std, _ := ctx.Value(http.ServerContextKey).(*http.Server)
 	if std == nil || ctx.Value(onlyRequest{}) != nil {
 		return nil
@@ -140,20 +166,15 @@ func (r *homeRegistry) of(request *http.Request) *park.Home {
 	if home := r.second[std]; home != nil {
 		return home
 	}
-	address, _ := ctx.Value(http.LocalAddrContextKey).(net.Addr)
-	withTLS := request.TLS != nil
-	var home *park.Home
-	home = park.NewHome(nil, address, idleTimeout(std), func(c net.Conn) {
-		if next := r.successor(server, isTLS(c)); next == nil || !next.Put(c) {
+	home := park.NewHome(nil, c.LocalAddr(), idleTimeout(std), func(c net.Conn) {
+		if next := r.successor(c); next == nil || !next.Put(c) {
 			serveLast(std, c)
 		}
 	}, func() {
 		r.mu.Lock()
 		delete(r.second, std)
 		r.mu.Unlock()
-		if r.successor(server, withTLS) == nil {
-			closeIdle(home)
-		}
+		r.closeHomeless()
 	})
 	r.second[std] = home
 	go func() {

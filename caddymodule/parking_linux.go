@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -49,10 +50,16 @@ func parkedNow() (parked int, dropped int64) {
 	return 0, 0
 }
 
-func closeIdle(home *park.Home) {
+// closeIdle closes the connections between requests of which only says so.
+func closeIdle(only func(*park.Conn, *park.Home) bool) {
 	if l, err := lot(); err == nil {
-		l.CloseIdle(home)
+		l.CloseIdle(only)
 	}
+}
+
+// closeAllIdle closes all connections between requests.
+func closeAllIdle() {
+	closeIdle(func(*park.Conn, *park.Home) bool { return true })
 }
 
 // parkingBusy reports whether there are answers that are not written yet, or not
@@ -90,15 +97,18 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 	served, _ := r.Context().Value(connKey{}).(net.Conn)
 	outer := bare(served)
 	socket := socketOf(outer)
-	if r.ProtoMajor != 1 || !known || socket == nil {
+	// With the connection goes what net/http knows of a body that is not read out.
+	if r.ProtoMajor != 1 || !known || socket == nil || !isReadOut(r, a.bodySize) || r.Context().Err() != nil {
 		return onGoroutine{}.hold(w, r, a)
 	}
 	p := &parked{
-		sketch: drawSketch(r, outer, a.route, a.bodySize),
-		minor:  uint8(r.ProtoMinor),
+		sketch: drawSketch(r, outer, a.route),
+		minor:  uint8(min(r.ProtoMinor, 1)),
 		last:   r.Close,
-		logged: a.route.access.wants(r),
 		coming: &a.query.Fields,
+	}
+	if a.route.access.wants(r) {
+		p.line = &accessRecord{bodySize: a.bodySize}
 	}
 	a.held(&p.held, r, p)
 	if err := p.pool.enter(&p.held); err != nil { // from here on others may look at it
@@ -129,13 +139,32 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 	header.Set(headerField, field)
 	chain.writeHeader()
 	p.keepHeader(header, field, a.route.texts)
-	if p.logged {
+	if p.line != nil {
 		suppressLog(r)
 	}
-	// Handlers around this one may still use the request.
-	timeout, home := a.timeout, homes.of(r)
-	context.AfterFunc(r.Context(), func() { p.park(r, home, timeout) })
+	home := homes.of(r, outer)
+	if r.Context().Err() != nil { // the client has just left
+		p.park(home, a.timeout)
+		return nil, nil
+	}
+	// Handlers around this one may still use the request, and add to its line.
+	context.AfterFunc(r.Context(), func() {
+		if p.line != nil {
+			p.line.fields = extraLogFields(r)
+		}
+		p.park(home, a.timeout)
+	})
 	return nil, nil
+}
+
+// isReadOut reports whether a body of so many bytes is all that came with r: a
+// handler may have put another in its place.
+func isReadOut(r *http.Request, size int) bool {
+	if len(r.TransferEncoding) > 0 {
+		return false
+	}
+	length := r.Header.Get("Content-Length")
+	return length == "" && size == 0 || length == strconv.Itoa(size)
 }
 
 // bare returns c without what Caddy puts around a connection to find out which
@@ -184,7 +213,7 @@ type parked struct {
 	fillIn uint8   // what is not known yet, and is to be in the header
 	minor  uint8   // of HTTP/1
 	last   bool    // the connection is closed after the answer
-	logged bool
+	line   *accessRecord
 
 	mu     sync.Mutex // guards what follows
 	stage  stage
@@ -288,21 +317,15 @@ func appendHeader(b []byte, name, value string) []byte {
 	return append(b, '\r', '\n')
 }
 
-// park parks the connection. The handlers of the request have returned.
-func (p *parked) park(r *http.Request, home *park.Home, timeout time.Duration) {
-	if p.logged {
-		if fields := extraLogFields(r); len(fields) > 0 {
-			p.more().fields = fields
-		}
-	}
+// park parks the connection.
+func (p *parked) park(home *park.Home, timeout time.Duration) {
 	err := p.conn.Park(p, home, timeout)
 	p.mu.Lock()
 	if err != nil {
 		p.stage = answered
 		p.watch.End()
 		p.mu.Unlock()
-		p.pool.exit(&p.held).logger.Error("a connection cannot be parked, and is closed", zap.Error(err))
-		_ = p.conn.Close()
+		p.refuse(err)
 		return
 	}
 	p.stage = waiting
@@ -310,6 +333,22 @@ func (p *parked) park(r *http.Request, home *park.Home, timeout time.Duration) {
 		p.conn.Post(p)
 	}
 	p.mu.Unlock()
+}
+
+// unparkable says now and then that connections cannot be parked.
+var unparkable = rate.Sometimes{First: 1, Interval: time.Minute}
+
+// refuse ends a request whose connection cannot be parked.
+func (p *parked) refuse(err error) {
+	route := p.pool.exit(&p.held)
+	p.stopLooking()
+	p.pool.countHold(outcomeRefused)
+	unparkable.Do(func() {
+		route.logger.Error("connections cannot be parked, and are closed (docs/operations.md)", zap.Error(err))
+	})
+	_ = p.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = io.WriteString(p.conn, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
+	_ = p.conn.Close()
 }
 
 // Wake implements store.Watcher.
@@ -431,8 +470,8 @@ func (p *parked) Do(scratch *park.Scratch) {
 		parts = nil
 	}
 	scratch.Bytes = b
-	if p.logged {
-		p.more().sent = &sentAnswer{route, why, cursor, answer.Missed, size}
+	if p.line != nil {
+		p.line.sent = sentAnswer{route, why, cursor, answer.Missed, size}
 	}
 	p.conn.Answer(b, parts, last)
 	if why == outcomeWake {
@@ -455,14 +494,30 @@ var fullLot = rate.Sometimes{First: 1, Interval: time.Minute}
 // isHomeless reports whether there is no server for a further request.
 func (p *parked) isHomeless() bool {
 	home := p.conn.Home()
-	return home == nil || home.Closed() && homes.successor(p.to, isTLS(p.sketch.conn)) == nil
+	return home == nil || home.Closed() && homes.successor(p.conn) == nil
 }
 
 // Answered implements park.Guest.
 func (p *parked) Answered(err error) {
-	if p.logged {
+	if p.line != nil {
 		accessLines.post(accessLine{p, p.since.elapsed(), err})
 	}
+}
+
+// accessRecord is what is kept for the access log.
+type accessRecord struct {
+	bodySize int // of the request
+	fields   []zap.Field
+	sent     sentAnswer // when it is answered
+}
+
+// sentAnswer is what the access log tells of an answer.
+type sentAnswer struct {
+	route  *Hold
+	why    outcome
+	cursor string
+	missed bool
+	size   int
 }
 
 // accessLine is a line of the access log that is to be written.
@@ -473,18 +528,20 @@ type accessLine struct {
 }
 
 // accessLines writes lines of access logs one after the other, so that a log that
-// is slow does not keep answers from being written.
-var accessLines = lineWriter{lines: make(chan accessLine, 8192)}
+// is slow, or stands still, does not keep answers from being written.
+var accessLines = lineWriter{lines: make(chan accessLine, 1<<16)}
 
 type lineWriter struct {
 	once  sync.Once
 	lines chan accessLine
 	left  atomic.Int64
+	lost  rate.Sometimes
 }
 
-// post has a line written soon. It blocks only when thousands are waiting.
+// post has a line written soon. When very many are waiting already it is lost.
 func (w *lineWriter) post(line accessLine) {
 	w.once.Do(func() {
+		w.lost.First, w.lost.Interval = 1, time.Minute
 		go func() {
 			for line := range w.lines {
 				line.write()
@@ -493,18 +550,35 @@ func (w *lineWriter) post(line accessLine) {
 		}()
 	})
 	w.left.Add(1)
-	w.lines <- line
+	select {
+	case w.lines <- line:
+	default:
+		w.left.Add(-1)
+		w.lost.Do(func() { // on a goroutine of its own: it may be this log that stands still
+			go caddy.Log().Named("comet").Error("the access log is too slow: lines of held requests are lost")
+		})
+	}
 }
 
 func (l accessLine) write() {
-	p, sent := l.of, l.of.rest.sent
+	p, sent := l.of, l.of.line.sent
+	defer func() {
+		if failure := recover(); failure != nil { // in a filter or writer of the log
+			sent.route.logger.Error("writing a line of the access log", zap.Any("panic", failure))
+		}
+	}()
 	r, err := p.look(sent.route.access.server)
 	if err != nil {
-		return // it was one, and its text is as it was
+		sent.route.logger.Error("writing a line of the access log", zap.Error(err))
+		return
+	}
+	if !sent.route.access.wants(r) { // not any more
+		return
 	}
 	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.cursor) + "\r\n"))).ReadMIMEHeader()
 	if err != nil {
-		return // nor can this be
+		sent.route.logger.Error("writing a line of the access log", zap.Error(err))
+		return
 	}
 	if p.fillIn&fillCursor != 0 {
 		header.Set(headerCursor, sent.cursor)
@@ -524,8 +598,12 @@ func (l accessLine) write() {
 		duration: l.duration,
 		writeErr: l.err,
 	}
-	a.bodySize = p.rest.bodySize
-	a.fields = append(slices.Clip(p.rest.fields), outcomeFields(sent.why, l.duration, p.fields())...)
+	a.bodySize = p.line.bodySize
+	for _, field := range p.line.fields {
+		field.String = strings.ReplaceAll(field.String, laterCursor, sent.cursor)
+		a.fields = append(a.fields, field)
+	}
+	a.fields = append(a.fields, outcomeFields(sent.why, l.duration, p.fields())...)
 	sent.route.access.write(a)
 }
 

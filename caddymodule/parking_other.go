@@ -16,7 +16,7 @@ func newParking(bool, *zap.Logger) (holder, error) { return nil, errors.ErrUnsup
 
 func parkedNow() (parked int, dropped int64) { return 0, 0 }
 
-func closeIdle(any) {}
+func closeAllIdle() {}
 
 func parkingBusy() bool { return false }
 

@@ -191,7 +191,7 @@ func (p *pool) move(h *held) {
 		h.looking.Lock()
 		over := h.over
 		if !over && to != nil {
-			route = to.holding(h)
+			route = p.routeIn(to, h)
 		}
 		h.looking.Unlock()
 		if over {
@@ -209,6 +209,18 @@ func (p *pool) move(h *held) {
 		}
 		// It left meanwhile, perhaps before it could see h.
 	}
+}
+
+// routeIn returns the route of a that is to hold h, nil if there is none. Matchers
+// of others are asked, on a goroutine where nobody recovers what they panic with.
+func (p *pool) routeIn(a *App, h *held) (route *Hold) {
+	defer func() {
+		if failure := recover(); failure != nil {
+			p.logger().Error("looking for the route of a held request", zap.Any("panic", failure))
+			route = nil
+		}
+	}()
+	return a.holding(h)
 }
 
 // What keeps a request from being held.
@@ -317,8 +329,8 @@ func awaitDrained(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, over+drainSlack)
 	defer cancel()
 	for ctx.Err() == nil && !isDrained() {
-		closeIdle(nil)
-		time.Sleep(5 * time.Millisecond)
+		closeAllIdle()
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

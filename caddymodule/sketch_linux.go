@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -9,7 +10,7 @@ import (
 	"net/url"
 	"strings"
 
-	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -34,24 +35,10 @@ type sketchRest struct {
 	// Placeholders that are not there any more when the request was handled, and
 	// their values.
 	placeholders map[string]string
-
-	// Of the access log.
-	bodySize int
-	fields   []zap.Field
-	sent     *sentAnswer // when it is answered
-}
-
-// sentAnswer is what the access log tells of an answer.
-type sentAnswer struct {
-	route  *Hold
-	why    outcome
-	cursor string
-	missed bool
-	size   int
 }
 
 // drawSketch returns a sketch of r, which came on conn to the route h.
-func drawSketch(r *http.Request, conn net.Conn, h *Hold, bodySize int) sketch {
+func drawSketch(r *http.Request, conn net.Conn, h *Hold) sketch {
 	ctx := r.Context()
 	s := sketch{conn: conn}
 	s.to, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -65,9 +52,12 @@ func drawSketch(r *http.Request, conn net.Conn, h *Hold, bodySize int) sketch {
 	if sent.URL == nil || *sent.URL != *r.URL {
 		rest.url = r.URL.String()
 	}
-	s.line = r.Method + " " + uri + " " + r.Proto
+	s.line = cmp.Or(sent.Method, r.Method) + " " + uri + " " + r.Proto
 	b := append(append(append(make([]byte, 0, 512), "Host: "...), r.Host...), "\r\n"...)
 	for _, name := range sortedKeys(r.Header) { // in one order, or none is like another
+		if !httpguts.ValidHeaderFieldName(name) {
+			continue // a handler made it
+		}
 		for _, v := range r.Header[name] {
 			b = appendHeader(b, name, v)
 		}
@@ -105,8 +95,7 @@ func drawSketch(r *http.Request, conn net.Conn, h *Hold, bodySize int) sketch {
 			}
 		}
 	}
-	rest.bodySize = bodySize
-	if rest.url != "" || rest.vars != nil || rest.placeholders != nil || bodySize > 0 {
+	if rest.url != "" || rest.vars != nil || rest.placeholders != nil {
 		s.rest = &rest
 	}
 	return s
@@ -142,14 +131,6 @@ func (s *sketch) look(server *caddyhttp.Server) (*http.Request, error) {
 		}
 	}
 	return r, nil
-}
-
-// more returns the rest, which most requests do not have.
-func (s *sketch) more() *sketchRest {
-	if s.rest == nil {
-		s.rest = new(sketchRest)
-	}
-	return s.rest
 }
 
 func (s *sketch) server() *caddyhttp.Server { return s.to }

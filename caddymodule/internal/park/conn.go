@@ -3,6 +3,7 @@
 package park
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -60,6 +61,7 @@ type Conn struct {
 	// What was read from inner before a server asked for it. Not guarded, since
 	// only one reads at a time.
 	early []byte
+	taken *taken // likewise
 
 	limit limit // on the wheel; guarded by wheel.mu
 
@@ -162,6 +164,8 @@ var longAgo = time.Unix(1, 0)
 // After an error the connection is as it was before. Leave may be called before
 // Park returns, when the client is known to have left.
 func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
+	c.taken = nil
+	_ = c.inner.SetDeadline(time.Time{}) // the server may have left one
 	end := c.readEarly()
 	c.mu.Lock()
 	c.hangup = c.hangup || end
@@ -398,19 +402,26 @@ func (c *Conn) LotIsFull() bool {
 // goHome gives the connection to its server. It is called by the gate.
 func (c *Conn) goHome() {
 	c.entering.Store(true)
-	if !c.tls {
-		c.home.put(c)
-		return
+	c.taken = new(taken)
+	if c.tls {
+		_ = c.inner.SetDeadline(time.Time{}) // what wrote to it left one
 	}
-	_ = c.inner.SetDeadline(time.Time{}) // what wrote to it left one
-	c.home.put(tlsConn{c})
+	c.home.put(c.served())
+}
+
+// served returns the connection as a server is given it.
+func (c *Conn) served() net.Conn {
+	if c.tls {
+		return tlsConn{c}
+	}
+	return c
 }
 
 // closeIdle closes the connection when it waits for a further request.
-func (c *Conn) closeIdle(home *Home) bool {
+func (c *Conn) closeIdle(only func(*Conn, *Home) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != idle && c.state != closing || home != nil && home != c.home {
+	if c.state != idle && c.state != closing || !only(c, c.home) {
 		return false
 	}
 	c.close()
@@ -420,7 +431,19 @@ func (c *Conn) closeIdle(home *Home) bool {
 // close ends a connection that is parked.
 func (c *Conn) close() {
 	c.leave()
-	_ = c.inner.Close() // it is gone either way
+	c.closeSocket(true)
+}
+
+// closeSocket closes the connection to the client, with a farewell if that is
+// wanted and need not wait for the client to read.
+func (c *Conn) closeSocket(farewell bool) {
+	socket := c.inner
+	if t, ok := socket.(*tls.Conn); ok {
+		if unsent, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQ); !farewell || err != nil || unsent > 0 {
+			socket = t.NetConn()
+		}
+	}
+	_ = socket.Close() // it is gone either way
 }
 
 // leave takes the connection out of the lot, to be closed.
@@ -441,18 +464,54 @@ func (c *Conn) closeWrite() error {
 // Read implements net.Conn for the server that has the connection.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.entered() // not when it has read: a client may send a part of a TLS record
+	var (
+		n   int
+		err error
+	)
 	if len(c.early) > 0 {
-		n := copy(p, c.early)
+		n = copy(p, c.early)
 		if c.early = c.early[n:]; len(c.early) == 0 {
 			c.early = nil
 		}
-		return n, nil
-	}
-	n, err := c.inner.Read(p)
-	if n > 0 {
+		c.drained = false // the socket was not asked
+	} else if n, err = c.inner.Read(p); n > 0 {
 		c.drained = n < len(p)
 	}
+	c.taken.add(p[:n])
 	return n, err
+}
+
+// taken is what a server has read of a connection that came home, as long as it
+// has not written anything. A server that shuts down closes connections whose
+// request it has just read: then the request is still there for another.
+type taken struct {
+	bytes []byte
+	over  bool
+}
+
+// maxTaken is how much of a request is kept.
+const maxTaken = 8 << 10
+
+func (t *taken) add(p []byte) {
+	switch {
+	case t == nil || t.over:
+	case len(t.bytes)+len(p) > maxTaken:
+		t.drop()
+	default:
+		t.bytes = append(t.bytes, p...)
+	}
+}
+
+func (t *taken) drop() {
+	if t != nil {
+		t.bytes, t.over = nil, true
+	}
+}
+
+// isRepeatable reports whether there is a request that does no harm when it is
+// handled twice, in case a handler has had it after all.
+func (t *taken) isRepeatable() bool {
+	return t != nil && !t.over && (bytes.HasPrefix(t.bytes, []byte("GET ")) || bytes.HasPrefix(t.bytes, []byte("HEAD ")))
 }
 
 // entered lets the next connection through the gate.
@@ -463,17 +522,33 @@ func (c *Conn) entered() {
 }
 
 // Write implements net.Conn.
-func (c *Conn) Write(p []byte) (int, error) { return c.inner.Write(p) }
+func (c *Conn) Write(p []byte) (int, error) {
+	c.taken.drop()
+	return c.inner.Write(p)
+}
 
 // ReadFrom has the system copy a file, where it can.
-func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.inner, r) }
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	c.taken.drop()
+	return io.Copy(c.inner, r)
+}
 
-// Close implements net.Conn.
+// Close implements net.Conn. When the server that closes it is shut down and has
+// left the request unanswered that it read, another one is given the connection.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.state != serving {
 		c.mu.Unlock()
 		return net.ErrClosed
+	}
+	if c.home != nil && c.home.Closed() && c.taken.isRepeatable() {
+		c.early = append(c.taken.bytes, c.early...)
+		c.taken = nil
+		c.mu.Unlock()
+		c.entered()
+		_ = c.inner.SetDeadline(time.Time{}) // the other sets its own
+		go c.home.orphan(c.served())
+		return nil
 	}
 	c.state = closed
 	if c.gen != 0 {
@@ -486,7 +561,10 @@ func (c *Conn) Close() error {
 
 // CloseWrite closes the connection for writing, which servers do to those who
 // still send.
-func (c *Conn) CloseWrite() error { return c.closeWrite() }
+func (c *Conn) CloseWrite() error {
+	c.taken.drop()
+	return c.closeWrite()
+}
 
 // LocalAddr implements net.Conn.
 func (c *Conn) LocalAddr() net.Addr { return c.inner.LocalAddr() }
@@ -505,6 +583,9 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.inner.SetWriteDead
 
 // NetConn returns the connection that the server had before.
 func (c *Conn) NetConn() net.Conn { return c.inner }
+
+// HasTLS reports whether the connection is one with TLS.
+func (c *Conn) HasTLS() bool { return c.tls }
 
 // tlsConn is a Conn with TLS. Servers look for its method to know.
 type tlsConn struct{ *Conn }

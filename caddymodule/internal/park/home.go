@@ -90,6 +90,12 @@ func (h *Home) Accept() (net.Conn, error) {
 		}
 		select {
 		case next := <-h.fresh:
+			if h.Closed() { // the server would drop it
+				if next.conn != nil {
+					go h.orphan(next.conn)
+				}
+				return nil, net.ErrClosed
+			}
 			return next.conn, next.err
 		case <-h.more:
 		case <-h.done:

@@ -22,7 +22,7 @@ type Options struct {
 	MaxConns int
 
 	// MaxUnsent bounds the bytes of all answers together that wait for clients to
-	// read them. A client whose rest does not fit is dropped. Default: 64 MiB.
+	// read them. A client whose rest does not fit is dropped. Default: 256 MiB.
 	MaxUnsent int64
 
 	// Stall is after how long a client that reads nothing of the rest of its
@@ -62,7 +62,7 @@ var ErrUnsupported = errors.New("the connection cannot be parked")
 // as there are processors for writing.
 func New(opts Options) (*Lot, error) {
 	if opts.MaxUnsent == 0 {
-		opts.MaxUnsent = 64 << 20
+		opts.MaxUnsent = 256 << 20
 	}
 	if opts.Stall == 0 {
 		opts.Stall = 30 * time.Second
@@ -108,13 +108,13 @@ func (l *Lot) Dropped() int64 { return l.dropped.Load() }
 // are about to answer.
 func (l *Lot) Busy() bool { return l.writing.Load() > 0 || l.work.busy() }
 
-// CloseIdle closes the connections that wait for a further request, and returns
-// how many there were.
-// If home is not nil, only those are closed that would go there.
-func (l *Lot) CloseIdle(home *Home) int {
+// CloseIdle closes those connections that wait for a further request of which
+// only says so, and returns how many there were. It is told the connection and its
+// home, and must not use the connection but for its addresses.
+func (l *Lot) CloseIdle(only func(*Conn, *Home) bool) int {
 	n := 0
 	for _, c := range l.all() {
-		if c.closeIdle(home) {
+		if c.closeIdle(only) {
 			n++
 		}
 	}

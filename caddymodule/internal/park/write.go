@@ -4,7 +4,6 @@ package park
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"os"
 	"time"
@@ -90,11 +89,7 @@ func (c *Conn) fail(err error) verdict {
 		c.rest = nil
 	}
 	c.leave()
-	socket := c.inner
-	if t, ok := socket.(*tls.Conn); ok {
-		socket = t.NetConn() // a farewell would wait for the client to read it
-	}
-	_ = socket.Close() // it is gone either way
+	c.closeSocket(false)
 	return told
 }
 
