@@ -21,6 +21,10 @@ RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 YARDSTICK ?=
 BENCHFLAGS ?=
 
+# The tests of what holding promises, which run again with held requests on their
+# goroutines instead of parked.
+ON_GOROUTINES := Hold|Held|Promise|HTTP|Exit|Reload|Limit|Numbered|Storm|Log|Pipelined|Leave
+
 .PHONY: help run build test setup gofmt fmt vet lint fuzz bench clean
 
 help: ## list the targets
@@ -34,6 +38,7 @@ build: ## build the binary ./comet
 
 test: setup gofmt vet lint ## check the code and run all tests with the race detector
 	$(GO) test $(RACE) -timeout 20m $(GOTESTFLAGS) ./...
+	COMET_PARKING=off $(GO) test $(RACE) -timeout 20m $(GOTESTFLAGS) -run '$(ON_GOROUTINES)' ./cmd/comet
 
 setup: ## install what the tests use, where that can be done
 	@testdata/setup

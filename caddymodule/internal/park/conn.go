@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -237,15 +238,14 @@ func (c *Conn) notice(events uint32) {
 	if events&unix.EPOLLIN != 0 {
 		c.readable = true
 	}
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		c.hangup = true
-	}
+	leaves := events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 && !c.hangup
+	c.hangup = c.hangup || leaves
 	var leaving Guest
-	switch c.state {
+	switch c.state { //nolint:exhaustive // in the others there is nothing to do
 	case waiting:
-		if c.hangup {
+		if leaves {
 			leaving = c.guest
-		} else {
+		} else if !c.hangup {
 			c.hear()
 		}
 	case writing:
@@ -257,6 +257,8 @@ func (c *Conn) notice(events uint32) {
 	case closing:
 		if c.hangup {
 			c.close()
+		} else {
+			c.discard()
 		}
 	}
 	c.mu.Unlock()
@@ -276,7 +278,7 @@ func (c *Conn) expire() {
 		expired Guest
 		told    verdict
 	)
-	switch c.state {
+	switch c.state { //nolint:exhaustive // in the others there is no limit
 	case waiting:
 		expired = c.guest
 	case writing:
@@ -316,10 +318,10 @@ func (c *Conn) listen() {
 	c.early = append(c.early, room[:n]...)
 	var leaving Guest
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.hangup = true
-		if c.state == waiting {
+		if c.state == waiting && !c.hangup {
 			leaving = c.guest
 		}
+		c.hangup = true
 	}
 	if c.state == idle {
 		c.proceed()
@@ -344,18 +346,36 @@ func (c *Conn) settle() {
 		if c.readable || c.hangup || len(c.early) > 0 {
 			c.proceed()
 		}
-	case (c.readable || len(c.early) > 0) && !c.hangup:
-		// To close it now would reset it, because there is something unread, and
-		// what the client has not read yet of the answer would be lost.
-		if err := c.closeWrite(); err != nil {
-			c.close()
-			return
-		}
+	case (c.discard() || len(c.early) > 0) && !c.hangup && c.closeWrite() == nil:
+		// More of what the client sends may be on its way. To close now would reset
+		// the connection when it comes, and the client would lose what it has not
+		// read yet of the answer.
 		c.state = closing
 		c.lot.wheel.set(c, closingTime)
 	default:
 		c.close()
 	}
+}
+
+// maxDiscard is how much is read of what a client sent too much.
+const maxDiscard = 256 << 10
+
+// discard throws away what the client sent, and reports whether there was
+// anything: a connection that is closed with something unread is reset.
+func (c *Conn) discard() bool {
+	var room [4 << 10]byte
+	total := 0
+	for total < maxDiscard {
+		n, _, err := unix.Recvfrom(int(c.fd), room[:], unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			break
+		}
+		total += n
+	}
+	return total > 0
 }
 
 // proceed gives a connection that waits for a request to its home if there is
@@ -431,6 +451,7 @@ func (c *Conn) closeIdle(only func(*Conn, *Home) bool) bool {
 // close ends a connection that is parked.
 func (c *Conn) close() {
 	c.leave()
+	c.discard()
 	c.closeSocket(true)
 }
 
@@ -438,10 +459,8 @@ func (c *Conn) close() {
 // wanted and need not wait for the client to read.
 func (c *Conn) closeSocket(farewell bool) {
 	socket := c.inner
-	if t, ok := socket.(*tls.Conn); ok {
-		if unsent, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQ); !farewell || err != nil || unsent > 0 {
-			socket = t.NetConn()
-		}
+	if t, ok := socket.(*tls.Conn); ok && (!farewell || c.unsent() > 0) {
+		socket = t.NetConn()
 	}
 	_ = socket.Close() // it is gone either way
 }
@@ -454,11 +473,21 @@ func (c *Conn) leave() {
 	c.lot.forget(c)
 }
 
+// closeWrite is CloseWrite, but does not wait for the client to read.
 func (c *Conn) closeWrite() error {
-	if w, ok := c.inner.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
+	if w, ok := c.inner.(interface{ CloseWrite() error }); ok && (!c.tls || c.unsent() == 0) {
+		return w.CloseWrite() // for TLS with a farewell
 	}
 	return unix.Shutdown(int(c.fd), unix.SHUT_WR)
+}
+
+// unsent returns how many bytes the client has not acknowledged.
+func (c *Conn) unsent() int {
+	n, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQ)
+	if err != nil {
+		return math.MaxInt
+	}
+	return n
 }
 
 // Read implements net.Conn for the server that has the connection.
@@ -563,7 +592,10 @@ func (c *Conn) Close() error {
 // still send.
 func (c *Conn) CloseWrite() error {
 	c.taken.drop()
-	return c.closeWrite()
+	if w, ok := c.inner.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return unix.Shutdown(int(c.fd), unix.SHUT_WR)
 }
 
 // LocalAddr implements net.Conn.

@@ -23,6 +23,7 @@ const gateWidth = 32
 func (g *gate) enter(c *Conn) {
 	g.mu.Lock()
 	if g.inside == gateWidth {
+		g.waiting, g.first = compact(g.waiting, g.first)
 		g.waiting = append(g.waiting, c)
 		g.mu.Unlock()
 		return

@@ -45,17 +45,24 @@ func (w *workers) stop() {
 
 func (w *workers) post(t Task) {
 	w.mu.Lock()
-	if w.first >= 1024 && w.first > len(w.tasks)/2 { // else it grows for ever when it never empties
-		n := copy(w.tasks, w.tasks[w.first:])
-		clear(w.tasks[n:])
-		w.tasks, w.first = w.tasks[:n], 0
-	}
+	w.tasks, w.first = compact(w.tasks, w.first)
 	w.tasks = append(w.tasks, t)
 	wake := w.idle > 0
 	w.mu.Unlock()
 	if wake {
 		w.more.Signal()
 	}
+}
+
+// compact moves what is left of a queue, from first on, to its beginning when that
+// is the smaller part: else it would grow for ever when it never empties.
+func compact[T any](queue []T, first int) ([]T, int) {
+	if first < 1024 || first < len(queue)/2 {
+		return queue, first
+	}
+	n := copy(queue, queue[first:])
+	clear(queue[n:])
+	return queue[:n], 0
 }
 
 // busy reports whether there are tasks that are not done.

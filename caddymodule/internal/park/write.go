@@ -201,11 +201,7 @@ const promptTLS = 8 << 10
 // connection, so what the socket may not take at once is written by a goroutine
 // that waits for it.
 func (c *Conn) answerTLS(head []byte, parts [][]byte, size int64) verdict {
-	unsent, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQ)
-	if err != nil {
-		return c.fail(err)
-	}
-	if unsent == 0 && size <= promptTLS {
+	if size <= promptTLS && c.unsent() == 0 {
 		for _, p := range parts {
 			head = append(head, p...)
 		}
