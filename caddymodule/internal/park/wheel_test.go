@@ -151,7 +151,7 @@ func TestTheBordersOfAllSlotsAreKept(t *testing.T) {
 		for begin := range 3 {
 			for level := range wheelLevels {
 				slot := wheelTick << (wheelBits * level)
-				for _, slots := range []time.Duration{1, 2, wheelSlots - 1, wheelSlots, wheelSlots + 1} {
+				for _, slots := range []int{1, 2, wheelSlots - 1, wheelSlots, wheelSlots + 1} {
 					for _, more := range []time.Duration{-wheelTick, -1, 0, 1, wheelTick} {
 						w.set(&Conn{}, time.Duration(slots)*slot+more)
 					}
