@@ -102,7 +102,7 @@ func leadsTo(to, listener net.Addr) bool {
 // any more.
 func (r *homeRegistry) closeHomeless() {
 	closeIdle(func(c *park.Conn, home *park.Home) bool {
-		return home.Closed() && r.successor(c) == nil
+		return home != nil && home.Closed() && r.successor(c) == nil
 	})
 }
 

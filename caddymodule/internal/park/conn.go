@@ -298,6 +298,7 @@ func (c *Conn) expire() {
 func (c *Conn) hear() {
 	if c.tls && c.readable && !c.reading && len(c.early) == 0 {
 		c.reading = true
+		_ = c.inner.SetReadDeadline(time.Now().Add(listenTime))
 		go c.listen()
 	}
 }
@@ -310,10 +311,9 @@ const listenTime = 10 * time.Second
 // leaves, or the beginning of its next request.
 func (c *Conn) listen() {
 	var room [512]byte
-	_ = c.inner.SetReadDeadline(time.Now().Add(listenTime))
 	n, err := c.inner.Read(room[:])
-	_ = c.inner.SetReadDeadline(time.Time{})
 	c.mu.Lock()
+	_ = c.inner.SetReadDeadline(time.Time{})
 	c.reading = false
 	c.early = append(c.early, room[:n]...)
 	var leaving Guest
@@ -514,6 +514,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 // has not written anything. A server that shuts down closes connections whose
 // request it has just read: then the request is still there for another.
 type taken struct {
+	mu    sync.Mutex // a server reads and writes at the same time
 	bytes []byte
 	over  bool
 }
@@ -522,25 +523,42 @@ type taken struct {
 const maxTaken = 8 << 10
 
 func (t *taken) add(p []byte) {
-	switch {
-	case t == nil || t.over:
-	case len(t.bytes)+len(p) > maxTaken:
-		t.drop()
-	default:
-		t.bytes = append(t.bytes, p...)
+	if t == nil {
+		return
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over = t.over || len(t.bytes)+len(p) > maxTaken; t.over {
+		t.bytes = nil
+		return
+	}
+	t.bytes = append(t.bytes, p...)
 }
 
+// drop forgets it: something was written.
 func (t *taken) drop() {
-	if t != nil {
-		t.bytes, t.over = nil, true
+	if t == nil {
+		return
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bytes, t.over = nil, true
 }
 
-// isRepeatable reports whether there is a request that does no harm when it is
-// handled twice, in case a handler has had it after all.
-func (t *taken) isRepeatable() bool {
-	return t != nil && !t.over && (bytes.HasPrefix(t.bytes, []byte("GET ")) || bytes.HasPrefix(t.bytes, []byte("HEAD ")))
+// repeatable takes a request out that does no harm when it is handled twice, in
+// case a handler has had it after all. It is nil when there is none.
+func (t *taken) repeatable() []byte {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.bytes
+	t.bytes, t.over = nil, true
+	if bytes.HasPrefix(was, []byte("GET ")) || bytes.HasPrefix(was, []byte("HEAD ")) {
+		return was
+	}
+	return nil
 }
 
 // entered lets the next connection through the gate.
@@ -570,14 +588,15 @@ func (c *Conn) Close() error {
 		c.mu.Unlock()
 		return net.ErrClosed
 	}
-	if c.home != nil && c.home.Closed() && c.taken.isRepeatable() {
-		c.early = append(c.taken.bytes, c.early...)
-		c.taken = nil
-		c.mu.Unlock()
-		c.entered()
-		_ = c.inner.SetDeadline(time.Time{}) // the other sets its own
-		go c.home.orphan(c.served())
-		return nil
+	if c.home != nil && c.home.Closed() {
+		if request := c.taken.repeatable(); request != nil {
+			c.early = append(request, c.early...)
+			c.mu.Unlock()
+			c.entered()
+			_ = c.inner.SetDeadline(time.Time{}) // the other sets its own
+			go c.home.orphan(c.served())
+			return nil
+		}
 	}
 	c.state = closed
 	if c.gen != 0 {

@@ -110,7 +110,8 @@ func (l *Lot) Busy() bool { return l.writing.Load() > 0 || l.work.busy() }
 
 // CloseIdle closes those connections that wait for a further request of which
 // only says so, and returns how many there were. It is told the connection and its
-// home, and must not use the connection but for its addresses.
+// home, which is nil when the server closed meanwhile, and must not use the
+// connection but for its addresses.
 func (l *Lot) CloseIdle(only func(*Conn, *Home) bool) int {
 	n := 0
 	for _, c := range l.all() {
