@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -138,13 +137,6 @@ func (l accessLog) names(r *http.Request) []string {
 		}
 	}
 	return []string{l.server.Logs.DefaultLoggerName}
-}
-
-func hostWithoutPort(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		return name
-	}
-	return host
 }
 
 // extraLogFields returns what handlers added to the line of r, such as log_append.

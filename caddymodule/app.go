@@ -178,7 +178,7 @@ func (a *App) gracePeriod() time.Duration {
 // returns an error when another process has one of them.
 func (a *App) Start() error {
 	for _, name := range sortedKeys(a.pools) {
-		if err := a.pools[name].tryOpen(); err != nil {
+		if err := a.pools[name].open(); err != nil {
 			return err
 		}
 	}

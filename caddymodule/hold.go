@@ -193,7 +193,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
 	header.Set("X-Content-Type-Options", "nosniff")
-	if err := h.pool.tryOpen(); err != nil {
+	if err := h.pool.open(); err != nil {
 		h.setRetryAfter(w)
 		return nil, caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}

@@ -133,9 +133,12 @@ func clientOf(addr netip.Addr) netip.Prefix {
 
 // hostOf returns the name or address in the Host header, without its port.
 func hostOf(r *http.Request) string {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	return strings.TrimSuffix(strings.TrimPrefix(hostWithoutPort(r.Host), "["), "]")
+}
+
+func hostWithoutPort(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
 	}
-	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	return host
 }

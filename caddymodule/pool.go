@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -79,11 +78,12 @@ func (p *pool) path() string {
 	return filepath.Join(caddy.AppDataDir(), "comet", p.name+".store")
 }
 
-// tryOpen locks the store's file and reads what the last exit wrote, the first
+// open locks the store's file and reads what the last exit wrote, the first
 // time it is called. It is not done when the pool is made, because a configuration
-// that is only validated makes one too. It returns an error when another process
+// that is only validated makes one too; requests call it as well, since Caddy may
+// start to serve before the app is started. It returns an error when another process
 // has the store: then this one may neither publish to it nor hold against it.
-func (p *pool) tryOpen() error {
+func (p *pool) open() error {
 	p.openOnce.Do(func() {
 		locked, lockErr := p.lock()
 		if inUse := (*inUseError)(nil); errors.As(lockErr, &inUse) {
@@ -113,17 +113,6 @@ func (p *pool) tryOpen() error {
 	return p.openErr
 }
 
-// open returns the store, and opens it first when that has not been done: Caddy
-// may start to serve before the app is started. Requests wait then for the
-// process that has the store, and are cut when it stays, since App.Start fails
-// for the same reason: their clients ask again, and reach the other.
-func (p *pool) open() *store.Store {
-	if err := p.tryOpen(); err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	return p.store
-}
-
 // Destruct writes the store, when the last configuration that used it is gone.
 func (p *pool) Destruct() error {
 	p.store.Close()
@@ -141,7 +130,6 @@ func (p *pool) Destruct() error {
 
 // offer gives the pool to a, at once or when its owner stops.
 func (p *pool) offer(a *App) {
-	p.open()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.owner == nil {

@@ -80,7 +80,7 @@ func (p *Publish) Provision(ctx caddy.Context) error {
 
 // ServeHTTP does what a backend asks for.
 func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	if err := p.pool.tryOpen(); err != nil {
+	if err := p.pool.open(); err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	s := p.pool.store
