@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -425,14 +426,16 @@ func TestTheLastAnswerIsReadAlsoByAClientThatSentMore(t *testing.T) {
 				_ = l.wire.SetReadBuffer(tight) // so that much is in the server's socket
 				_ = l.socket.SetWriteBuffer(1 << 20)
 				g := r.park(l)
+				notice := func() {}
 				if name == "that was not noticed yet" {
 					// The goroutine that notices is kept busy by another connection.
 					other := r.connect(plain)
 					busy := r.park(other)
 					other.conn.mu.Lock()
+					notice = sync.OnceFunc(other.conn.mu.Unlock)
 					other.send("x")
 					defer func() { other.answer(busy, "", true) }()
-					defer other.conn.mu.Unlock()
+					defer notice()
 				}
 				l.send("more than was wanted")
 				eventually(t, "it is there", func() bool {
@@ -445,6 +448,7 @@ func TestTheLastAnswerIsReadAlsoByAClientThatSentMore(t *testing.T) {
 					r.lot.wheel.set(l.conn, time.Minute) // a busy machine may be slower than its time is long
 				}
 				l.wantAll(answer)
+				notice()
 				_ = l.client.Close()
 				eventually(t, "it is closed", func() bool { return l.conn.is(closed) })
 			})
