@@ -1,11 +1,11 @@
 package caddymodule
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
@@ -44,11 +44,11 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, *wir
 		}
 		return "", wire.Errorf(http.StatusRequestEntityTooLarge, "the body has %d bytes, and at most %d are allowed", r.ContentLength, limit)
 	}
-	var body strings.Builder
+	var body bytes.Buffer
 	if r.ContentLength > 0 {
-		body.Grow(int(min(r.ContentLength, maxGrow)))
+		body.Grow(int(min(r.ContentLength, maxGrow)) + bytes.MinRead) // what it asks for to see the end
 	}
-	n, err := io.Copy(&body, io.LimitReader(stalling, limit+1))
+	n, err := body.ReadFrom(io.LimitReader(stalling, limit+1))
 	switch {
 	case n > limit:
 		stalling.discard()

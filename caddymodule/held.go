@@ -26,11 +26,13 @@ const (
 	outcomeExit                   // the process ends
 	outcomeLeft                   // the client closed its connection
 	outcomeRefused                // it asked for what it cannot be given
+
+	outcomes // so many there are
 )
 
 // String returns what logs and metrics call it.
 func (o outcome) String() string {
-	return [...]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused"}[o]
+	return [outcomes]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused"}[o]
 }
 
 // held is a request that is held, with what is needed to answer it. There may be

@@ -56,6 +56,7 @@ type Hold struct {
 	texts    *textCache
 	holder   holder
 	patterns []pattern
+	fixed    *wire.HoldRoute // what it allows every request; nil: that depends
 
 	// longest bounds every hold, when the server has a write_timeout: it would
 	// cut off an answer that comes later. Zero: no bound.
@@ -107,6 +108,10 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	if !slices.ContainsFunc(h.patterns, pattern.hasPlaceholder) {
+		fixed := h.allowing(h.patterns)
+		h.fixed = &fixed
+	}
 	if h.Retry.IsZero() {
 		h.Retry = defaultRetry
 	}
@@ -143,18 +148,14 @@ const holdBody = 64 << 10
 // ServeHTTP answers a request when there is something to tell it.
 //
 // Where the goroutine has to wait, as for HTTP/2 and HTTP/3, its stack is most of
-// what the request costs. So there is little on it then, and what needs more of it
-// before and after is done aside.
+// what the request costs. Where it does not, growing its stack is most of what the
+// handler costs. So there is little on it, and what needs more is done aside.
 func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	v := &visit{route: h, w: w, r: r}
-	do := aside
-	if r.ProtoMajor == 1 {
-		do = func(f func()) { f() } // it mostly does not wait
-	}
-	do(v.begin)
+	aside(v.begin)
 	if v.wait != nil {
 		v.wait.wait()
-		do(v.finish)
+		aside(v.finish)
 	}
 	return v.err
 }
@@ -170,21 +171,6 @@ type visit struct {
 
 func (v *visit) begin()  { v.wait, v.err = v.route.begin(v.w, v.r) }
 func (v *visit) finish() { v.wait.finish(v.w) }
-
-// aside runs f on a goroutine of its own, and waits for it.
-func aside(f func()) {
-	var failure any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() { failure = recover() }()
-		f()
-	}()
-	<-done
-	if failure != nil {
-		panic(failure) // here the server recovers it
-	}
-}
 
 // begin answers a request, or has it held. It returns what to wait for if that is
 // to be done on this goroutine.
@@ -247,28 +233,35 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 
 // expand returns what the route allows this request.
 func (h *Hold) expand(r *http.Request) (wire.HoldRoute, error) {
-	route := wire.HoldRoute{Formats: h.Formats}
+	if h.fixed != nil {
+		return *h.fixed, nil
+	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	patterns := make([]pattern, len(h.patterns))
 	for i, p := range h.patterns {
 		expanded, err := p.expand(repl)
 		if err != nil {
-			return route, err
+			return wire.HoldRoute{}, err
 		}
 		patterns[i] = expanded
-		if expanded.isPlain() {
-			route.Plain = append(route.Plain, expanded.name())
+	}
+	return h.allowing(patterns), nil
+}
+
+// allowing returns what the route allows by patterns that are expanded.
+func (h *Hold) allowing(patterns []pattern) wire.HoldRoute {
+	route := wire.HoldRoute{
+		Formats: h.Formats,
+		Allows: func(name string) bool {
+			return slices.ContainsFunc(patterns, func(p pattern) bool { return p.matches(name) })
+		},
+	}
+	for _, p := range patterns {
+		if p.isPlain() {
+			route.Plain = append(route.Plain, p.name())
 		}
 	}
-	route.Allows = func(name string) bool {
-		for _, p := range patterns {
-			if p.matches(name) {
-				return true
-			}
-		}
-		return false
-	}
-	return route, nil
+	return route
 }
 
 func (h *Hold) timeout(r *http.Request) time.Duration {

@@ -51,15 +51,28 @@ func forgetMetrics(name string) {
 	wakeSeconds.DeletePartialMatch(of)
 }
 
-// countHold counts a request to a hold route.
-func (p *pool) countHold(o outcome) {
-	holdRequests.WithLabelValues(p.name, o.String()).Inc()
+// holdMetrics are the series of one store that every request to its hold routes
+// adds to.
+type holdMetrics struct {
+	requests [outcomes]prometheus.Counter // by outcome
+	wakes    prometheus.Observer
 }
+
+func newHoldMetrics(store string) holdMetrics {
+	m := holdMetrics{wakes: wakeSeconds.WithLabelValues(store)}
+	for o := range m.requests {
+		m.requests[o] = holdRequests.WithLabelValues(store, outcome(o).String())
+	}
+	return m
+}
+
+// countHold counts a request to a hold route.
+func (p *pool) countHold(o outcome) { p.metrics.requests[o].Inc() }
 
 // observeWake notes how long it took from a publication to its answer.
 func (p *pool) observeWake(result store.Result) {
 	if n := len(result.Messages); n > 0 {
-		wakeSeconds.WithLabelValues(p.name).Observe(time.Since(result.Messages[n-1].Time).Seconds())
+		p.metrics.wakes.Observe(time.Since(result.Messages[n-1].Time).Seconds())
 	}
 }
 

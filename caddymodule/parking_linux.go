@@ -125,7 +125,16 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 		}
 		return nil, err
 	}
-	if err := p.take(k.lot, chain.bottom, outer, socket); err != nil {
+	home := homes.of(r, outer)
+	// Handlers around this one may still use the request, and add to its line.
+	later := func() {
+		if p.line != nil {
+			p.line.fields = extraLogFields(r)
+		}
+		p.park(home, a.timeout)
+	}
+	kept, err := p.take(k.lot, chain.bottom, outer, socket, later)
+	if err != nil {
 		watch.End()
 		p.pool.exit(&p.held)
 		return nil, err
@@ -142,18 +151,14 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 	if p.line != nil {
 		suppressLog(r)
 	}
-	home := homes.of(r, outer)
-	if r.Context().Err() != nil { // the client has just left
-		p.park(home, a.timeout)
-		return nil, nil
+	switch {
+	case kept:
+		header.Set("Connection", "close") // for the server alone
+	case r.Context().Err() != nil: // the client has just left
+		later()
+	default:
+		context.AfterFunc(r.Context(), later)
 	}
-	// Handlers around this one may still use the request, and add to its line.
-	context.AfterFunc(r.Context(), func() {
-		if p.line != nil {
-			p.line.fields = extraLogFields(r)
-		}
-		p.park(home, a.timeout)
-	})
 	return nil, nil
 }
 
@@ -186,7 +191,7 @@ func bare(c net.Conn) net.Conn {
 // What is written to the connection must reach the socket as it is, but for TLS
 // around everything else.
 func socketOf(c net.Conn) syscall.Conn {
-	if park.Of(c, nil) != nil {
+	if park.Of(c) != nil {
 		c = c.(interface{ NetConn() net.Conn }).NetConn()
 	}
 	if t, ok := c.(*tls.Conn); ok {
@@ -245,21 +250,26 @@ const (
 	fillCopies // of the cursor
 )
 
-// take takes the connection from the server.
-func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket syscall.Conn) error {
+// take takes the connection from the server. When it is kept, the server is to
+// close it after the request, and later is called then.
+func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket syscall.Conn, later func()) (kept bool, err error) {
+	if p.conn = park.Of(outer); p.conn != nil && p.conn.Keep(later) {
+		return true, nil
+	}
 	taken, buffered, err := from.Hijack()
 	if err != nil {
-		return err
+		return false, err
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is buffered is there
 	early = bytes.Clone(early)
-	if p.conn = park.Of(outer, early); p.conn == nil {
+	if p.conn == nil {
 		if p.conn, err = lot.Wrap(outer, socket, early); err != nil {
 			_ = taken.Close()
-			return err
 		}
+		return false, err
 	}
-	return nil
+	p.conn.Unread(early)
+	return false, nil
 }
 
 // keepHeader keeps what is known of the header of the answer, shared with others

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -85,6 +86,11 @@ func (p pattern) isPlain() bool {
 	return true
 }
 
+// hasPlaceholder reports whether the pattern is not the same for every request.
+func (p pattern) hasPlaceholder() bool {
+	return slices.ContainsFunc(p, func(part patternPart) bool { return part.kind == placeholder })
+}
+
 // expand returns the pattern with its placeholders replaced by literal text. It
 // returns an error for one that says nothing, or more than a part of a name may.
 func (p pattern) expand(repl *caddy.Replacer) (pattern, error) {
@@ -125,8 +131,11 @@ func (p pattern) name() string {
 // matches reports whether an expanded pattern stands for name. Its time is
 // bounded by the product of their lengths, whatever the pattern.
 func (p pattern) matches(name string) bool {
+	if len(p) == 1 && p[0].kind == literal {
+		return p[0].text == name
+	}
 	// reached[i] is whether the parts so far can stand for name[:i].
-	reached := make([]bool, len(name)+1)
+	reached := append(make([]bool, 0, 128), make([]bool, len(name)+1)...) // on the stack, mostly
 	reached[0] = true
 	for _, part := range p {
 		if part.kind == literal {

@@ -34,6 +34,7 @@ type pool struct {
 	openErr  error    // set by openOnce: another process has the store
 	locked   *os.File // set by openOnce: see lock
 	opened   atomic.Bool
+	metrics  holdMetrics
 
 	// gaps spreads the answers to cursors of another epoch: after a restart
 	// every client has one, and what they are told makes them all ask the
@@ -59,6 +60,7 @@ func loadPool(name string, l limits) (*pool, error) {
 		return &pool{
 			name:    name,
 			store:   store.New(l.Limits),
+			metrics: newHoldMetrics(name),
 			gaps:    rate.NewLimiter(promptGaps, promptGaps),
 			limits:  l,
 			clients: make(map[netip.Prefix]int),

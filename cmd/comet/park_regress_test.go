@@ -9,6 +9,7 @@ import (
 
 func TestAReloadMayTakeTheAccessLogFromAParkedRequest(t *testing.T) {
 	t.Parallel()
+	needWrapper(t) // else the connection need not outlive the reload
 	const site = "http://127.0.0.1:{$HTTP} {\n" + open + "\n"
 	s := comettest.Start(t, comettest.Global(wrappers)+site+"\tlog\n}\n")
 	field := freshField(t, s)

@@ -3,7 +3,6 @@
 package park
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -115,22 +114,25 @@ func (l *Lot) Wrap(c net.Conn, socket syscall.Conn, buffered []byte) (*Conn, err
 	return wrapped, nil
 }
 
-// Of returns the connection that a server was given back, now that it has let go
-// of it. It is nil when c is none of that kind.
-func Of(c net.Conn, buffered []byte) *Conn {
-	var parked *Conn
+// Of returns the connection that a server was given back. It is nil when c is none
+// of that kind.
+func Of(c net.Conn) *Conn {
 	switch c := c.(type) {
 	case *Conn:
-		parked = c
+		return c
 	case tlsConn:
-		parked = c.Conn
+		return c.Conn
 	default:
 		return nil
 	}
+}
+
+// Unread puts back what a server has read but not used. It must have let go of the
+// connection.
+func (c *Conn) Unread(buffered []byte) {
 	if len(buffered) > 0 {
-		parked.early = append(buffered, parked.early...)
+		c.early = append(buffered, c.early...)
 	}
-	return parked
 }
 
 // maxEarly is how much is read of what a client sends before it was asked for.
@@ -510,57 +512,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// taken is what a server has read of a connection that came home, as long as it
-// has not written anything. A server that shuts down closes connections whose
-// request it has just read: then the request is still there for another.
-type taken struct {
-	mu    sync.Mutex // a server reads and writes at the same time
-	bytes []byte
-	over  bool
-}
-
-// maxTaken is how much of a request is kept.
-const maxTaken = 8 << 10
-
-func (t *taken) add(p []byte) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over = t.over || len(t.bytes)+len(p) > maxTaken; t.over {
-		t.bytes = nil
-		return
-	}
-	t.bytes = append(t.bytes, p...)
-}
-
-// drop forgets it: something was written.
-func (t *taken) drop() {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.bytes, t.over = nil, true
-}
-
-// repeatable takes a request out that does no harm when it is handled twice, in
-// case a handler has had it after all. It is nil when there is none.
-func (t *taken) repeatable() []byte {
-	if t == nil {
-		return nil
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	was := t.bytes
-	t.bytes, t.over = nil, true
-	if bytes.HasPrefix(was, []byte("GET ")) || bytes.HasPrefix(was, []byte("HEAD ")) {
-		return was
-	}
-	return nil
-}
-
 // entered lets the next connection through the gate.
 func (c *Conn) entered() {
 	if c.entering.Load() && c.entering.Swap(false) {
@@ -570,27 +521,39 @@ func (c *Conn) entered() {
 
 // Write implements net.Conn.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.taken.drop()
+	if c.taken.drop() {
+		return len(p), nil
+	}
 	return c.inner.Write(p)
 }
 
 // ReadFrom has the system copy a file, where it can.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	c.taken.drop()
+	if c.taken.drop() {
+		return io.Copy(io.Discard, r)
+	}
 	return io.Copy(c.inner, r)
 }
 
-// Close implements net.Conn. When the server that closes it is shut down and has
-// left the request unanswered that it read, another one is given the connection.
+// Close implements net.Conn. It does not close a connection that is kept. When the
+// server that closes it is shut down and has left the request unanswered that it
+// read, another one is given the connection.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.state != serving {
 		c.mu.Unlock()
 		return net.ErrClosed
 	}
+	if then, further := c.taken.keeper(); then != nil {
+		c.Unread(further)
+		c.mu.Unlock()
+		c.entered()
+		then()
+		return nil
+	}
 	if c.home != nil && c.home.Closed() {
 		if request := c.taken.repeatable(); request != nil {
-			c.early = append(request, c.early...)
+			c.Unread(request)
 			c.mu.Unlock()
 			c.entered()
 			_ = c.inner.SetDeadline(time.Time{}) // the other sets its own
@@ -610,7 +573,9 @@ func (c *Conn) Close() error {
 // CloseWrite closes the connection for writing, which servers do to those who
 // still send.
 func (c *Conn) CloseWrite() error {
-	c.taken.drop()
+	if c.taken.drop() {
+		return nil
+	}
 	if w, ok := c.inner.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}

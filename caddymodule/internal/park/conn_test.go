@@ -114,7 +114,7 @@ func TestOfKnowsOnlyItsOwn(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if c := Of(a, nil); c != nil {
+	if c := Of(a); c != nil {
 		t.Errorf("%v is none", c)
 	}
 }
@@ -136,17 +136,19 @@ func TestWhatWasReadBeforeComesFirst(t *testing.T) {
 		if _, err := io.ReadFull(c, buffered); err != nil {
 			t.Fatal(err)
 		}
-		if Of(c, buffered) != l.conn {
+		if Of(c) != l.conn {
 			t.Fatal("it is another")
 		}
+		l.conn.Unread(buffered)
 		g = r.park(l)
 		l.send("five ")
 		l.answer(g, "answer", false)
 		wantRead(t, l.client, "answer")
 		c = r.back()
-		if Of(c, []byte("and ")) != l.conn { // before it was asked for the rest
+		if Of(c) != l.conn {
 			t.Fatal("it is another")
 		}
+		l.conn.Unread([]byte("and ")) // before it was asked for the rest
 		l.send("six")
 		wantRead(t, c, "and four five six")
 	})
@@ -203,7 +205,7 @@ func TestWhatComesBehindARequestThatWasReadBeforeIsNotForgotten(t *testing.T) {
 			t.Fatalf("read %q and the error %v", room[:n], err)
 		}
 		_ = c.SetReadDeadline(time.Time{})
-		Of(c, []byte("two."))
+		Of(c).Unread([]byte("two."))
 		g = r.park(l)
 		l.send("three.")
 		r.settled()

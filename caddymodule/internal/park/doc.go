@@ -1,8 +1,8 @@
 // Package park keeps connections of a server waiting without a goroutine each.
 //
 // A handler that has nothing to answer yet takes its connection from the server
-// (Hijack), wraps it as a Conn and parks it with a Guest: what waits for the
-// answer. From then on the connection costs a few hundred bytes. It is in one
+// (Hijack, or Keep when it was parked before), wraps it as a Conn and parks it
+// with a Guest: what waits for the answer. From then on the connection costs a few hundred bytes. It is in one
 // epoll set, which tells when its client leaves, and on one timing wheel, which
 // tells when the wait is over. When the Guest has an answer, a worker writes it
 // straight to the socket. The connection stays parked until its next request

@@ -354,7 +354,7 @@ func (r *rig) back() net.Conn {
 func (r *rig) wantBack(l *link, request string) {
 	r.t.Helper()
 	c := r.back()
-	if Of(c, nil) != l.conn {
+	if Of(c) != l.conn {
 		r.t.Fatalf("%v came home instead of %v", c.RemoteAddr(), l.conn.RemoteAddr())
 	}
 	wantRead(r.t, c, request)

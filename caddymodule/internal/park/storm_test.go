@@ -92,7 +92,8 @@ func (s *storm) serve(c net.Conn) {
 			return
 		}
 		buffered, _ := reader.Peek(reader.Buffered())
-		conn := Of(c, bytes.Clone(buffered))
+		conn := Of(c)
+		conn.Unread(bytes.Clone(buffered))
 		size := binary.BigEndian.Uint32(request[4:])
 		if rand.IntN(10) == 0 && size&stormLast == 0 { // one that need not wait
 			if _, err := c.Write(append(request, s.bytes[:size]...)); err != nil {
