@@ -144,6 +144,12 @@ func parseParking(s string) (string, error) {
 //	        timeout <duration>[-<duration>]
 //	        formats <formats...>
 //	        retry   <duration>[-<duration>]
+//	        cors {
+//	            origins <origins...>
+//	            credentials
+//	            max_age <duration>
+//	            private_network
+//	        }
 //	    }
 //	}
 //
@@ -408,7 +414,10 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		option := p.Val()
 		args := p.RemainingArgs()
-		if len(args) == 0 {
+		if option == "cors" && len(args) > 0 {
+			return nil, p.Errf("cors takes a block, as in cors { origins %s }", strings.Join(args, " "))
+		}
+		if option != "cors" && len(args) == 0 {
 			return nil, p.ArgErr()
 		}
 		if one := option == "timeout" || option == "retry"; one && len(args) > 1 {
@@ -444,14 +453,66 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			}
 		case "retry":
 			handler.Retry, err = parsePositiveRange(args[0])
+		case "cors":
+			if handler.CORS, err = p.parseCORS(); err != nil {
+				return nil, err // it says where
+			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats and retry", option)
+			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry and cors", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return handler, nil
+}
+
+func (p *directive) parseCORS() (*CORS, error) {
+	c := new(CORS)
+	seen := make(map[string]bool)
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		option := p.Val()
+		args := p.RemainingArgs()
+		if seen[option] && option != "origins" {
+			return nil, p.Errf("%s is given twice", option)
+		}
+		seen[option] = true
+		var err error
+		switch option {
+		case "origins":
+			if len(args) == 0 {
+				return nil, p.ArgErr()
+			}
+			c.Origins = append(c.Origins, args...)
+		case "credentials":
+			if len(args) > 0 {
+				return nil, p.ArgErr()
+			}
+			c.Credentials = true
+		case "private_network":
+			if len(args) > 0 {
+				return nil, p.ArgErr()
+			}
+			c.PrivateNetwork = true
+		case "max_age":
+			if len(args) != 1 {
+				return nil, p.ArgErr()
+			}
+			c.MaxAge, err = parsePositive(args[0])
+		default:
+			return nil, p.Errf("there is no cors option %q; there are origins, credentials, max_age and private_network", option)
+		}
+		if err == nil {
+			err = c.readOrigins()
+		}
+		if err != nil {
+			return nil, p.WrapErr(fmt.Errorf("cors: %s: %w", option, err))
+		}
+	}
+	if len(c.Origins) == 0 {
+		return nil, p.WrapErr(fmt.Errorf("cors: %w", errNoOrigins))
+	}
+	return c, nil
 }
 
 // routes returns a route for each option, the more specific path first, as Caddy

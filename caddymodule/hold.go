@@ -49,6 +49,9 @@ type Hold struct {
 	// random time each in this range. Default: 1s-3s.
 	Retry DurationRange `json:"retry,omitzero"`
 
+	// CORS says which pages of other origins may read the answers. Default: none.
+	CORS *CORS `json:"cors,omitempty"`
+
 	app      *App
 	pool     *pool
 	logger   *zap.Logger
@@ -115,6 +118,11 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	if h.Retry.IsZero() {
 		h.Retry = defaultRetry
 	}
+	if h.CORS != nil {
+		if err := h.CORS.provision(); err != nil {
+			return fmt.Errorf("cors: %w", err)
+		}
+	}
 	server := h.app.server(ctx)
 	h.access = newAccessLog(ctx, server)
 	if server != nil && server.WriteTimeout > 0 {
@@ -179,6 +187,12 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
 	header.Set("X-Content-Type-Options", "nosniff")
+	if h.CORS != nil {
+		if isPreflight(r) {
+			return nil, h.answerPreflight(w, r)
+		}
+		h.CORS.expose(header, r)
+	}
 	if err := h.pool.open(); err != nil {
 		h.setRetryAfter(w)
 		return nil, caddyhttp.Error(http.StatusServiceUnavailable, err)
