@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -144,6 +145,7 @@ func parseParking(s string) (string, error) {
 //	        timeout <duration>[-<duration>]
 //	        formats <formats...>
 //	        retry   <duration>[-<duration>]
+//	        raw_timeout 200|204|304|408
 //	    }
 //	}
 //
@@ -411,7 +413,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if len(args) == 0 {
 			return nil, p.ArgErr()
 		}
-		if one := option == "timeout" || option == "retry"; one && len(args) > 1 {
+		if one := option == "timeout" || option == "retry" || option == "raw_timeout"; one && len(args) > 1 {
 			return nil, p.ArgErr()
 		}
 		if seen[option] && option != "field" {
@@ -444,8 +446,10 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			}
 		case "retry":
 			handler.Retry, err = parsePositiveRange(args[0])
+		case "raw_timeout":
+			handler.RawTimeout, err = parseRawTimeout(args[0])
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats and retry", option)
+			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry and raw_timeout", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
@@ -487,6 +491,15 @@ func parsePositiveRange(s string) (DurationRange, error) {
 		err = errZero
 	}
 	return r, err
+}
+
+// parseRawTimeout reads the status of a raw answer that has nothing to tell.
+func parseRawTimeout(s string) (int, error) {
+	status, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a status", s)
+	}
+	return status, checkRawTimeout(status)
 }
 
 // parseAtLeastOne reads a number of things, of which there is at least one.
