@@ -311,7 +311,7 @@ func (h *held) describe() adminHeld {
 		ID:       h.id,
 		Remote:   h.waiter.remote(),
 		Protocol: h.waiter.protocol(),
-		Format:   string(h.format),
+		Format:   string(h.style.Value().Format),
 		Since:    h.since.time().UTC(),
 		Held:     h.since.elapsed().Round(time.Millisecond).String(),
 		Fields:   h.waiter.fields(),

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -144,6 +145,7 @@ func parseParking(s string) (string, error) {
 //	        timeout <duration>[-<duration>]
 //	        formats <formats...>
 //	        retry   <duration>[-<duration>]
+//	        raw_timeout 200|204|304|408
 //	        cors {
 //	            origins <origins...>
 //	            credentials
@@ -420,7 +422,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if option != "cors" && len(args) == 0 {
 			return nil, p.ArgErr()
 		}
-		if one := option == "timeout" || option == "retry"; one && len(args) > 1 {
+		if one := option == "timeout" || option == "retry" || option == "raw_timeout"; one && len(args) > 1 {
 			return nil, p.ArgErr()
 		}
 		if seen[option] && option != "field" {
@@ -453,12 +455,14 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			}
 		case "retry":
 			handler.Retry, err = parsePositiveRange(args[0])
+		case "raw_timeout":
+			handler.RawTimeout, err = parseRawTimeout(args[0])
 		case "cors":
 			if handler.CORS, err = p.parseCORS(); err != nil {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry, raw_timeout and cors", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
@@ -548,6 +552,15 @@ func parsePositiveRange(s string) (DurationRange, error) {
 		err = errZero
 	}
 	return r, err
+}
+
+// parseRawTimeout reads the status of a raw answer that has nothing to tell.
+func parseRawTimeout(s string) (int, error) {
+	status, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a status", s)
+	}
+	return status, checkRawTimeout(status)
 }
 
 // parseAtLeastOne reads a number of things, of which there is at least one.

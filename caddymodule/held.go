@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -41,7 +42,7 @@ type held struct {
 	pool    *pool
 	waiter  waiter
 	address *netip.Addr // of the client, when that is not its peer's
-	format  wire.Format
+	style   unique.Handle[wire.Style]
 	since   moment // when it came
 	id      uint64 // set by pool.enter
 
@@ -78,7 +79,7 @@ type waiter interface {
 type asked struct {
 	route    *Hold
 	query    store.Query
-	format   wire.Format
+	style    unique.Handle[wire.Style]
 	since    moment
 	timeout  time.Duration
 	bodySize int
@@ -87,7 +88,7 @@ type asked struct {
 // held fills in h, of the request r.
 func (a *asked) held(h *held, r *http.Request, w waiter) {
 	h.pool, h.route, h.waiter = a.route.pool, a.route, w
-	h.format, h.since = a.format, a.since
+	h.style, h.since = a.style, a.since
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	client := clientAddr(r)
 	if err != nil || peer.Addr().Unmap() != client {

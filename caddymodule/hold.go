@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unique"
 
 	"go.uber.org/zap"
 
@@ -41,9 +42,13 @@ type Hold struct {
 	// 45s-55s when the request came through a proxy.
 	Timeout DurationRange `json:"timeout,omitzero"`
 
-	// Formats are the formats that may be asked for, of text and json. The first
-	// is that of a request that does not ask. Default: text, json.
+	// Formats are the formats that may be asked for, of text, json, raw and jsonp.
+	// The first is that of a request that does not ask. Default: text, json, raw.
 	Formats []wire.Format `json:"formats,omitempty"`
+
+	// RawTimeout is the status of an answer in the format raw that has nothing to
+	// tell: 200, 204, 304 or 408. Default: 204.
+	RawTimeout int `json:"raw_timeout,omitempty"`
 
 	// Retry is what clients are told of when to come back after a failure: a
 	// random time each in this range. Default: 1s-3s.
@@ -72,7 +77,7 @@ var (
 	defaultProxyTimeout = DurationRange{45 * time.Second, 55 * time.Second}
 	defaultRetry        = DurationRange{time.Second, 3 * time.Second}
 	defaultFields       = []string{"id"}
-	defaultFormats      = []wire.Format{wire.Text, wire.JSON}
+	defaultFormats      = []wire.Format{wire.Text, wire.JSON, wire.Raw}
 )
 
 // CaddyModule returns the Caddy module information.
@@ -110,6 +115,15 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 		if err := checkFormat(string(format)); err != nil {
 			return err
 		}
+		if format.IsStream() {
+			return fmt.Errorf("the format %s is not held yet", format)
+		}
+	}
+	if h.RawTimeout == 0 {
+		h.RawTimeout = http.StatusNoContent
+	}
+	if err := checkRawTimeout(h.RawTimeout); err != nil {
+		return err
 	}
 	if !slices.ContainsFunc(h.patterns, pattern.hasPlaceholder) {
 		fixed := h.allowing(h.patterns)
@@ -139,7 +153,15 @@ func checkFormat(name string) error {
 	if slices.Contains(wire.Formats(), name) {
 		return nil
 	}
-	return fmt.Errorf("there is no format %q; there are %s", name, strings.Join(wire.Formats(), " and "))
+	return fmt.Errorf("there is no format %q; there are %s", name, strings.Join(wire.Formats(), ", "))
+}
+
+func checkRawTimeout(status int) error {
+	switch status {
+	case http.StatusOK, http.StatusNoContent, http.StatusNotModified, http.StatusRequestTimeout:
+		return nil
+	}
+	return fmt.Errorf("the status of a raw answer that has nothing to tell is 200, 204, 304 or 408, not %d", status)
 }
 
 // The headers of an answer, in the case that net/http keeps them.
@@ -208,7 +230,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 		if e.Status == http.StatusMethodNotAllowed {
 			header.Set("Allow", wire.HoldMethods)
 		}
-		return nil, h.refuse(w, r, ask.Format, e)
+		return nil, h.refuse(w, r, ask.Style.Format, e)
 	}
 	timeout := h.timeout(r)
 	if ask.Wait >= 0 {
@@ -219,7 +241,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
-	a := asked{route: h, query: ask.Query, format: ask.Format, since: now(), timeout: timeout}
+	a := asked{route: h, query: ask.Query, style: unique.Make(ask.Style), since: now(), timeout: timeout}
 	if result.Ready() || timeout == 0 {
 		h.answer(w, r, a, result, outcomeNow)
 		return nil, nil
@@ -227,7 +249,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 
 	body, e := readBody(w, r, holdBody)
 	if e != nil {
-		return nil, h.refuse(w, r, ask.Format, e)
+		return nil, h.refuse(w, r, ask.Style.Format, e)
 	}
 	a.bodySize = len(body)
 	dropReadTimeout(w)
@@ -235,7 +257,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
-		return nil, h.refuse(w, r, ask.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
+		return nil, h.refuse(w, r, ask.Style.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
 		header.Set(headerCursor, s.Cursor().String())
@@ -303,21 +325,25 @@ func (h *Hold) spreadGap(r *http.Request) {
 }
 
 // reply returns what a client is told of a result, and how its request ended.
-func (h *Hold) reply(format wire.Format, result store.Result, why outcome) (wire.Answer, outcome) {
+func (h *Hold) reply(style wire.Style, result store.Result, why outcome) (wire.Answer, outcome) {
 	if result.Missed != nil && (why == outcomeNow || why == outcomeWake) {
 		why = outcomeMissed
 	}
 	// Also to one that left: it may have closed only its half of the connection.
-	return wire.NewAnswer(format, result, h.Retry.pick()), why
+	return wire.NewAnswer(style, h.RawTimeout, result, h.Retry.pick()), why
 }
 
 // answer tells a client what there is, and notes how its request ended.
 func (h *Hold) answer(w http.ResponseWriter, r *http.Request, a asked, result store.Result, why outcome) {
-	answer, why := h.reply(a.format, result, why)
+	answer, why := h.reply(a.style.Value(), result, why)
 	h.note(r, why, outcomeFields(why, a.since.elapsed(), a.query.Fields)...)
 	header := w.Header()
-	header.Set("Content-Type", wire.ContentType(a.format))
-	header.Set("Content-Length", strconv.Itoa(answer.Len()))
+	if answer.Type != "" {
+		header.Set("Content-Type", answer.Type)
+	}
+	if answer.HasBody() {
+		header.Set("Content-Length", strconv.Itoa(answer.Len()))
+	}
 	header.Set(headerCursor, answer.Cursor.String())
 	header.Set(headerField, wire.FieldList(a.query.Fields))
 	if answer.Missed {
@@ -326,7 +352,7 @@ func (h *Hold) answer(w http.ResponseWriter, r *http.Request, a asked, result st
 	if why == outcomeExit && r.ProtoMajor == 1 {
 		header.Set("Connection", "close")
 	}
-	w.WriteHeader(http.StatusOK)
+	w.WriteHeader(answer.Status)
 	if r.Method == http.MethodHead {
 		return
 	}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -143,7 +144,7 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 		p.conn.TrimTLS()
 	}
 	header, field := w.Header(), wire.FieldList(a.query.Fields)
-	header.Set("Content-Type", wire.ContentType(a.format))
+	header.Set("Content-Type", cmp.Or(a.style.Value().ContentType(), laterType))
 	header.Set(headerCursor, laterCursor)
 	header.Set(headerField, field)
 	chain.writeHeader()
@@ -238,16 +239,21 @@ const (
 	answered
 )
 
-// laterCursor stands in the header for the cursor, which is known only when there
-// is an answer. Handlers may copy it to other places of the header.
-var laterCursor = "comet." + rand.Text()
+// laterCursor and laterType stand in the header for the cursor, and for the
+// Content-Type of raw answers, which are known only when there is an answer.
+// Handlers may copy them to other places of the header.
+var (
+	laterCursor = "comet." + rand.Text()
+	laterType   = "comet/" + rand.Text()
+)
 
 // What is to be filled in when the header is sent.
 const (
 	fillCursor = 1 << iota
+	fillType
 	fillField
 	fillDate
-	fillCopies // of the cursor
+	fillCopies // of the cursor or the type
 )
 
 // take takes the connection from the server. When it is kept, the server is to
@@ -294,6 +300,11 @@ func (p *parked) keepHeader(header http.Header, field string, shared *textCache)
 				p.fillIn |= fillCursor
 				continue
 			}
+		case "Content-Type":
+			if slices.Equal(values, []string{laterType}) {
+				p.fillIn |= fillType
+				continue
+			}
 		case headerField:
 			if slices.Equal(values, []string{field}) {
 				p.fillIn |= fillField
@@ -307,7 +318,7 @@ func (p *parked) keepHeader(header http.Header, field string, shared *textCache)
 			b = appendHeader(b, name, v)
 		}
 	}
-	if bytes.Contains(b, []byte(laterCursor)) {
+	if bytes.Contains(b, []byte(laterCursor)) || bytes.Contains(b, []byte(laterType)) {
 		p.fillIn |= fillCopies
 	}
 	p.header = shared.intern(b)
@@ -433,7 +444,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	route := p.pool.exit(&p.held)
 	p.stopLooking()
-	answer, why := route.reply(p.format, result, why)
+	answer, why := route.reply(p.style.Value(), result, why)
 	p.pool.countHold(why)
 	last := p.last || why == outcomeExit || p.isHomeless()
 	if p.conn.LotIsFull() {
@@ -449,7 +460,12 @@ func (p *parked) Do(scratch *park.Scratch) {
 
 	b := append(scratch.Bytes[:0], "HTTP/1."...)
 	b = append(b, '0'+p.minor)
-	b = append(append(b, " 200 OK\r\n"...), p.headerWith(cursor)...)
+	b = strconv.AppendInt(append(b, ' '), int64(answer.Status), 10)
+	b = append(append(append(b, ' '), http.StatusText(answer.Status)...), "\r\n"...)
+	b = append(b, p.headerWith(cursor, answer.Type)...)
+	if p.fillIn&fillType != 0 && answer.Type != "" {
+		b = appendHeader(b, "Content-Type", answer.Type)
+	}
 	if p.fillIn&fillCursor != 0 {
 		b = appendHeader(b, headerCursor, cursor)
 	}
@@ -465,8 +481,10 @@ func (p *parked) Do(scratch *park.Scratch) {
 	case !last && p.minor == 0:
 		b = appendHeader(b, "Connection", "keep-alive")
 	}
-	b = append(b, "Content-Length: "...)
-	b = append(strconv.AppendInt(b, int64(size), 10), "\r\n"...)
+	if answer.HasBody() {
+		b = append(b, "Content-Length: "...)
+		b = append(strconv.AppendInt(b, int64(size), 10), "\r\n"...)
+	}
 	if p.fillIn&fillDate != 0 {
 		b = time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat)
 		b = append(b, "\r\n"...)
@@ -481,7 +499,10 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	scratch.Bytes = b
 	if p.line != nil {
-		p.line.sent = sentAnswer{route, why, cursor, answer.Missed, size}
+		p.line.sent = sentAnswer{
+			route: route, why: why, cursor: cursor, status: answer.Status, contentType: answer.Type,
+			hasBody: answer.HasBody(), missed: answer.Missed, size: size,
+		}
 	}
 	p.conn.Answer(b, parts, last)
 	if why == outcomeWake {
@@ -489,13 +510,20 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 }
 
-// headerWith returns the header that was kept, with the cursor where it was copied
-// to.
-func (p *parked) headerWith(cursor string) string {
+// headerWith returns the header that was kept, with the cursor and the type where
+// they were copied to.
+func (p *parked) headerWith(cursor, contentType string) string {
 	if p.fillIn&fillCopies == 0 {
 		return *p.header
 	}
-	return strings.ReplaceAll(*p.header, laterCursor, cursor)
+	return filledIn(*p.header, cursor, contentType)
+}
+
+// filledIn returns s with a cursor and a type in the place of what stands for
+// them.
+func filledIn(s, cursor, contentType string) string {
+	s = strings.ReplaceAll(s, laterCursor, cursor)
+	return strings.ReplaceAll(s, laterType, contentType)
 }
 
 // fullLot says now and then that so many connections are parked.
@@ -523,11 +551,14 @@ type accessRecord struct {
 
 // sentAnswer is what the access log tells of an answer.
 type sentAnswer struct {
-	route  *Hold
-	why    outcome
-	cursor string
-	missed bool
-	size   int
+	route       *Hold
+	why         outcome
+	cursor      string
+	status      int
+	contentType string
+	hasBody     bool
+	missed      bool
+	size        int
 }
 
 // accessLine is a line of the access log that is to be written.
@@ -585,7 +616,7 @@ func (l accessLine) write() {
 	if !sent.route.access.wants(r) { // not any more
 		return
 	}
-	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.cursor) + "\r\n"))).ReadMIMEHeader()
+	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.cursor, sent.contentType) + "\r\n"))).ReadMIMEHeader()
 	if err != nil {
 		sent.route.logger.Error("writing a line of the access log", zap.Error(err))
 		return
@@ -593,24 +624,29 @@ func (l accessLine) write() {
 	if p.fillIn&fillCursor != 0 {
 		header.Set(headerCursor, sent.cursor)
 	}
+	if p.fillIn&fillType != 0 && sent.contentType != "" {
+		header.Set("Content-Type", sent.contentType)
+	}
 	if p.fillIn&fillField != 0 {
 		header.Set(headerField, wire.FieldList(p.fields()))
 	}
 	if sent.missed {
 		header.Set(headerMissed, "true")
 	}
-	header.Set("Content-Length", strconv.Itoa(sent.size))
+	if sent.hasBody {
+		header.Set("Content-Length", strconv.Itoa(sent.size))
+	}
 	a := answeredRequest{
 		request:  r,
 		header:   http.Header(header),
-		status:   http.StatusOK,
+		status:   sent.status,
 		size:     sent.size,
 		duration: l.duration,
 		writeErr: l.err,
 	}
 	a.bodySize = p.line.bodySize
 	for _, field := range p.line.fields {
-		field.String = strings.ReplaceAll(field.String, laterCursor, sent.cursor)
+		field.String = filledIn(field.String, sent.cursor, sent.contentType)
 		a.fields = append(a.fields, field)
 	}
 	a.fields = append(a.fields, outcomeFields(sent.why, l.duration, p.fields())...)

@@ -27,7 +27,7 @@ type Message struct {
 	Time     time.Time // when it was published
 	Position Position
 
-	encoded atomic.Pointer[weak.Pointer[Encoded]]
+	encodings atomic.Pointer[encoding]
 }
 
 // messageOverhead is what a message costs beside its bytes, as counted against
@@ -39,21 +39,59 @@ func (m *Message) size() int64 {
 	return int64(len(m.Data)+len(m.Type)+len(m.Event)) + messageOverhead
 }
 
-// Encoded is what a message looks like in one format.
+// Encoding is one of the ways in which messages are encoded. Who encodes them
+// numbers these.
+type Encoding uint8
+
+// Encoded is what a message looks like in one encoding.
 type Encoded struct{ Bytes []byte }
 
-// Encoded returns what build makes of the message, and builds it only when
-// nobody has it any more: all who are being sent a message share one copy, which
-// goes when the last of them lets go of what was returned. The bytes must not be
-// changed. It is meant for one encoding, the same in every call.
-func (m *Message) Encoded(build func(*Message) []byte) *Encoded {
-	if kept := m.encoded.Load(); kept != nil {
-		if e := kept.Value(); e != nil {
-			return e
+// encoding is a list of the encodings of a message that somebody may have. It
+// never changes: there is another in its place.
+type encoding struct {
+	as   Encoding
+	what weak.Pointer[Encoded]
+	next *encoding
+}
+
+// find returns what the message is encoded as, nil when nobody has it.
+func (e *encoding) find(as Encoding) *Encoded {
+	for ; e != nil; e = e.next {
+		if e.as == as {
+			return e.what.Value()
 		}
 	}
-	e := &Encoded{Bytes: build(m)}
-	kept := weak.Make(e)
-	m.encoded.Store(&kept)
-	return e
+	return nil
+}
+
+// without returns the list without one encoding, and those that nobody has.
+func (e *encoding) without(as Encoding) *encoding {
+	if e == nil {
+		return nil
+	}
+	rest := e.next.without(as)
+	if e.as == as || e.what.Value() == nil {
+		return rest
+	}
+	return &encoding{e.as, e.what, rest}
+}
+
+// Encoded returns what build makes of the message, and builds it only when
+// nobody has it any more: all who are being sent a message in one encoding share
+// one copy, which goes when the last of them lets go of what was returned. The
+// bytes must not be changed. For one encoding, build is the same in every call.
+func (m *Message) Encoded(as Encoding, build func(*Message) []byte) *Encoded {
+	var built *Encoded
+	for {
+		kept := m.encodings.Load()
+		if e := kept.find(as); e != nil {
+			return e
+		}
+		if built == nil {
+			built = &Encoded{Bytes: build(m)}
+		}
+		if m.encodings.CompareAndSwap(kept, &encoding{as, weak.Make(built), kept.without(as)}) {
+			return built
+		}
+	}
 }

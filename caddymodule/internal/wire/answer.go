@@ -1,8 +1,10 @@
 package wire
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -11,34 +13,18 @@ import (
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 )
 
-// MaxAnswer bounds the messages of one answer, in bytes: there is always at
-// least one. The rest is there after its cursor.
-const MaxAnswer = 1 << 20
-
-// Answer is an answer to a held request, ready to be sent.
+// Answer is an answer that ends with what it tells, ready to be sent.
 type Answer struct {
-	Cursor store.Cursor
+	Piece  // its body
+	Status int
+	Type   string // Content-Type; empty: it has none
 	Missed bool
-	Parts  [][]byte // the body; shared with other answers, not to be changed
-
-	encoded []*store.Encoded // what Parts are of: others share it while this is sent
 }
 
-// Len returns the length of the body.
-func (a *Answer) Len() int {
-	n := 0
-	for _, p := range a.Parts {
-		n += len(p)
-	}
-	return n
-}
-
-// ContentType returns the Content-Type of answers in a format.
-func ContentType(format Format) string {
-	if format == Text {
-		return TextType
-	}
-	return mediaTypes[format]
+// HasBody reports whether an answer with this status may have a body, and with it
+// a Content-Length.
+func (a *Answer) HasBody() bool {
+	return a.Status != http.StatusNoContent && a.Status != http.StatusNotModified
 }
 
 var (
@@ -47,53 +33,87 @@ var (
 )
 
 // NewAnswer returns what a client is told of a result, which has nothing to tell
-// after a timeout. retry is after how long the client is to come back when it
-// fails.
-func NewAnswer(format Format, result store.Result, retry time.Duration) Answer {
-	a := Answer{Cursor: result.Cursor, Missed: result.Missed != nil}
-	if format == Text {
-		a.Parts = [][]byte{no}
+// after a timeout; rawTimeout is the status of that in Raw. retry is after how
+// long the client is to come back when it fails.
+func NewAnswer(style Style, rawTimeout int, result store.Result, retry time.Duration) Answer {
+	a := Answer{Status: http.StatusOK, Type: style.ContentType(), Missed: result.Missed != nil}
+	switch style.Format {
+	case Text:
+		a.Cursor, a.Parts = result.Cursor, [][]byte{no}
 		if result.Ready() {
 			a.Parts[0] = yes
 		}
-		return a
+	case Raw:
+		a.tellRaw(rawTimeout, result)
+	case JSONP:
+		a.tellObject(result, asScript, len(scriptStart), len(scriptEnd), retry)
+		a.Parts[0] = append([]byte("/**/"+style.Callback+"("), a.Parts[0]...)
+		a.Parts = append(a.Parts, []byte(");"))
+	default:
+		a.tellObject(result, asObject, 0, len("\n"), retry)
+		a.Parts = append(a.Parts, []byte("\n"))
 	}
-	a.Parts = make([][]byte, 1, 2+2*len(result.Messages))
-	size := 0
-	for i, m := range result.Messages {
-		encoded := m.Encoded(func(m *store.Message) []byte { return MessageObject(m, result.Cursor.Epoch) })
-		object := encoded.Bytes
-		if size += len(object); size > MaxAnswer && i > 0 {
-			a.Cursor.Position = result.Messages[i-1].Position
-			break
+	return a
+}
+
+// tellRaw has the answer be the first message of a result. The others are there
+// after its cursor.
+func (a *Answer) tellRaw(timeout int, result store.Result) {
+	if len(result.Messages) == 0 {
+		a.Cursor = result.Cursor
+		if !a.Missed {
+			a.Status = timeout
 		}
+		return
+	}
+	result.Messages = result.Messages[:1]
+	a.Piece = encode(result, asData)
+	a.Cursor.Position = result.Messages[0].Position
+	a.Type = typeOf(result.Messages[0])
+}
+
+// typeOf returns the Content-Type of a message, as a header can have it.
+func typeOf(m *store.Message) string { return oneLine(cmp.Or(m.Type, TextType)) }
+
+// tellObject has the answer be an object with the messages of a result, of whose
+// encoding so many bytes before and behind are left away.
+func (a *Answer) tellObject(result store.Result, as store.Encoding, before, behind int, retry time.Duration) {
+	a.Piece = encode(result, as)
+	parts := make([][]byte, 1, 3+2*len(a.Parts))
+	parts[0] = append(append([]byte(`{"cursor":"`), a.Cursor.String()...), `","messages":[`...)
+	for i, part := range a.Parts {
 		if i > 0 {
-			a.Parts = append(a.Parts, comma)
+			parts = append(parts, comma)
 		}
-		a.Parts = append(a.Parts, object)
-		a.encoded = append(a.encoded, encoded)
+		parts = append(parts, part[before:len(part)-behind])
 	}
-	a.Parts[0] = append(append([]byte(`{"cursor":"`), a.Cursor.String()...), `","messages":[`...)
 	tail := []byte(`]`)
 	if a.Missed {
-		missed, _ := json.Marshal(result.Missed) // strings: cannot fail
-		tail = append(append(tail, `,"missed":true,"missed_fields":`...), missed...)
+		tail = append(append(tail, ','), missedMembers(result)...)
 	}
-	tail = strconv.AppendInt(append(tail, `,"retry":`...), retry.Milliseconds(), 10)
-	a.Parts = append(a.Parts, append(tail, "}\n"...))
-	return a
+	a.Parts = append(parts, appendRetry(append(tail, ','), retry))
 }
 
 var comma = []byte(",")
 
+// missedMembers returns the members of an object that tell a gap.
+func missedMembers(result store.Result) []byte {
+	names, _ := json.Marshal(result.Missed) // strings: cannot fail
+	return append([]byte(`"missed":true,"missed_fields":`), names...)
+}
+
 // timeFormat is RFC 3339 with milliseconds.
 const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// MessageObject returns a message as clients get it in JSON.
+// MessageObject returns a message as clients get it in JSON, on one line.
 func MessageObject(m *store.Message, epoch string) []byte {
+	return messageObject(m, epoch, appendData)
+}
+
+func messageObject(m *store.Message, epoch string, appendData func([]byte, *store.Message) []byte) []byte {
 	b := make([]byte, 0, len(m.Data)+len(m.Field)+160)
 	b = appendString(append(b, `{"field":`...), m.Field)
-	b = appendData(append(b, ',', '"'), "data", m)
+	b = appendData(append(b, `,"data":`...), m)
 	b = append(append(b, `,"cursor":"`...), store.Cursor{Epoch: epoch, Position: m.Position}.String()...)
 	b = append(m.Time.UTC().AppendFormat(append(b, `","time":"`...), timeFormat), '"')
 	if m.Event != "" {
@@ -105,14 +125,19 @@ func MessageObject(m *store.Message, epoch string) []byte {
 	return append(b, '}')
 }
 
-// appendData appends the data of a message as a member with that name, whose
-// opening quote is there: JSON as JSON, UTF-8 as a string, and anything else in
-// base64, which a further member tells.
-func appendData(b []byte, name string, m *store.Message) []byte {
-	b = append(append(b, name...), `":`...)
+// appendData appends the data of a message: JSON as JSON, UTF-8 as a string, and
+// anything else in base64, which a further member tells.
+func appendData(b []byte, m *store.Message) []byte {
 	switch {
 	case isJSON(mediaType(m.Type)):
-		return append(b, strings.TrimSpace(m.Data)...)
+		from := len(b)
+		b = append(b, strings.TrimSpace(m.Data)...)
+		for i := from; i < len(b); i++ {
+			if b[i] == '\n' || b[i] == '\r' { // between its words: strings have none
+				b[i] = ' '
+			}
+		}
+		return b
 	case utf8.ValidString(m.Data):
 		return appendString(b, m.Data)
 	default:
@@ -169,7 +194,7 @@ func States(states []store.State, cursor store.Cursor) []byte {
 		if s.Value == nil {
 			b = append(b, `"value":null`...)
 		} else {
-			b = appendData(append(b, '"'), "value", s.Value)
+			b = appendData(append(b, `"value":`...), s.Value)
 		}
 		b = strconv.AppendInt(append(b, `,"subscribers":`...), int64(s.Watchers), 10)
 		b = append(b, '}')

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
@@ -17,26 +16,6 @@ const MaxFields = 64
 // HoldMethods are the methods of a hold route, as Allow names them.
 const HoldMethods = "GET, HEAD"
 
-// Format is how an answer to a held request looks.
-type Format string
-
-// The formats there are.
-const (
-	Text Format = "text" // YES or NO
-	JSON Format = "json" // the messages
-)
-
-// mediaTypes are the media types of the formats, as Accept names them.
-var mediaTypes = map[Format]string{
-	Text: "text/plain",
-	JSON: "application/json",
-}
-
-// Formats returns the names of all formats.
-func Formats() []string {
-	return []string{string(Text), string(JSON)}
-}
-
 // HoldRoute is what a route lets a request ask for.
 type HoldRoute struct {
 	Plain   []string               // names without a wildcard, in order
@@ -46,8 +25,8 @@ type HoldRoute struct {
 
 // Hold is what a request to a hold route asks for.
 type Hold struct {
-	Query  store.Query
-	Format Format
+	Query store.Query
+	Style Style
 
 	// Wait is how long the request asks to be held, at most; negative when it
 	// does not say.
@@ -55,20 +34,23 @@ type Hold struct {
 }
 
 // ReadHold reads a request to a hold route. When it returns an error, the format
-// is the one to answer in.
+// of the style is the one to answer in.
 func ReadHold(route HoldRoute, method, query string, header http.Header) (Hold, *Error) {
-	h := Hold{Format: Text, Wait: -1}
+	h := Hold{Style: Style{Format: Text}, Wait: -1}
 	pairs, err := parseQuery(query)
 	if err != nil {
 		return h, badRequest("the query cannot be read: %v", err)
 	}
-	format, e := readFormat(route, first(pairs, "format"), header["Accept"])
+	format, e := readFormat(route, first(pairs, "format"), header)
 	if e != nil {
 		return h, e
 	}
-	h.Format = format
+	h.Style.Format = format
 	if method != http.MethodGet && method != http.MethodHead {
 		return h, Errorf(http.StatusMethodNotAllowed, "the method %.20q is not one of %s", method, HoldMethods)
+	}
+	if e = h.Style.read(pairs); e != nil {
+		return h, e
 	}
 	if h.Query.Fields, e = readFields(route, pairs); e != nil {
 		return h, e
@@ -87,37 +69,6 @@ func ReadHold(route HoldRoute, method, query string, header http.Header) (Hold, 
 		h.Wait = 0
 	}
 	return h, nil
-}
-
-func readFormat(route HoldRoute, name string, accept []string) (Format, *Error) {
-	list := func() string {
-		names := make([]string, len(route.Formats))
-		for i, f := range route.Formats {
-			names[i] = string(f)
-		}
-		return strings.Join(names, ", ")
-	}
-	if name != "" {
-		if i := slices.Index(route.Formats, Format(name)); i >= 0 {
-			return route.Formats[i], nil
-		}
-		if _, known := mediaTypes[Format(name)]; !known {
-			return "", badRequest("there is no format %.40q; this route has %s", name, list())
-		}
-		return "", Errorf(http.StatusNotAcceptable, "this route does not have the format %s; it has %s", name, list())
-	}
-	if len(accept) == 0 {
-		return route.Formats[0], nil
-	}
-	offered := make([]string, len(route.Formats))
-	for i, f := range route.Formats {
-		offered[i] = mediaTypes[f]
-	}
-	i := negotiate(accept, offered)
-	if i < 0 {
-		return "", Errorf(http.StatusNotAcceptable, "this route has nothing that the Accept header asks for; it has %s", strings.Join(offered, ", "))
-	}
-	return route.Formats[i], nil
 }
 
 // readFields returns what a request watches, each once.
@@ -195,7 +146,7 @@ func readSince(h Hold, pairs []pair, lastEventID string) (store.Since, *Error) {
 			value := first(pairs, name)
 			seen[i] = store.Seen{Value: value, Given: value != ""}
 		}
-		if h.Format == Text && !seen[i].Given {
+		if h.Style.Format == Text && !seen[i].Given {
 			seen[i] = store.Seen{Value: "0", Given: true} // as in the recipe
 		}
 	}

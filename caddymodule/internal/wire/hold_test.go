@@ -159,6 +159,19 @@ func TestTheFormatIsChosenAsTheContractSays(t *testing.T) {
 		{[]Format{Text, JSON}, "format=xml", nil, "", 400},
 		{[]Format{Text, JSON}, "format=", []string{"application/json"}, JSON, 0},
 		{[]Format{Text, JSON}, "", []string{"application/json;q=x"}, "", 406},
+		{[]Format{Text, SSE}, "", []string{"text/event-stream"}, SSE, 0},
+		{[]Format{Text, SSE}, "", []string{"text/html, text/event-stream;q=0.9, */*;q=0.1"}, Text, 0},
+		{[]Format{Text, NDJSON}, "", []string{"application/x-ndjson"}, NDJSON, 0},
+		{[]Format{Text, Multipart}, "", []string{"multipart/x-mixed-replace"}, Multipart, 0},
+		{[]Format{Text, JSONP}, "callback=f", []string{"application/javascript, */*;q=0.8"}, JSONP, 0},
+		{[]Format{Text, Iframe}, "", []string{"text/html,*/*;q=0.8"}, Text, 0},
+		{[]Format{Iframe, Text}, "", []string{"text/html,*/*;q=0.8"}, Iframe, 0},
+		{[]Format{Text, Iframe}, "format=iframe", []string{"text/html"}, Iframe, 0},
+		{[]Format{Raw, JSON}, "", []string{"image/png"}, Raw, 0},
+		{[]Format{Raw, JSON}, "", []string{"application/json"}, JSON, 0},
+		{[]Format{Text, Raw}, "", []string{"image/png"}, "", 406},
+		{[]Format{Text, Raw}, "format=raw", []string{"image/png"}, Raw, 0},
+		{[]Format{Text, WS}, "format=ws", nil, "", 426},
 	} {
 		route := testRoute("id")
 		route.Formats = test.formats
@@ -166,10 +179,76 @@ func TestTheFormatIsChosenAsTheContractSays(t *testing.T) {
 		switch {
 		case test.status != 0:
 			if e == nil || e.Status != test.status {
-				t.Errorf("%s ?%s %q: %v, %v", test.formats, test.query, test.accept, h.Format, e)
+				t.Errorf("%s ?%s %q: %v, %v", test.formats, test.query, test.accept, h.Style.Format, e)
 			}
-		case e != nil || h.Format != test.want:
-			t.Errorf("%s ?%s %q: %v, %v; want %v", test.formats, test.query, test.accept, h.Format, e, test.want)
+		case e != nil || h.Style.Format != test.want:
+			t.Errorf("%s ?%s %q: %v, %v; want %v", test.formats, test.query, test.accept, h.Style.Format, e, test.want)
+		}
+	}
+}
+
+func TestAnUpgradeAsksForAWebSocket(t *testing.T) {
+	header := http.Header{"Upgrade": {"WebSocket"}, "Accept": {"*/*"}}
+	for _, test := range []struct {
+		formats []Format
+		query   string
+		want    Format
+	}{
+		{[]Format{Text, WS}, "", WS},
+		{[]Format{Text, WS}, "format=ws", WS},
+		{[]Format{Text, WS}, "format=text", Text},
+		{[]Format{Text, JSON}, "", Text},
+	} {
+		route := testRoute("id")
+		route.Formats = test.formats
+		if h, e := ReadHold(route, "GET", test.query, header); e != nil || h.Style.Format != test.want {
+			t.Errorf("%s ?%s: %v, %v; want %v", test.formats, test.query, h.Style.Format, e, test.want)
+		}
+	}
+}
+
+func TestTheStyleIsWhatTheQuerySays(t *testing.T) {
+	route := testRoute("id")
+	for _, name := range Formats() {
+		route.Formats = append(route.Formats, Format(name))
+	}
+	for query, want := range map[string]Style{
+		"format=sse":                                        {Format: SSE},
+		"format=sse&wrap=json":                              {Format: SSE, Wrap: true},
+		"format=json&wrap=json&callback=f":                  {Format: JSON},
+		"format=text&callback=1":                            {Format: Text},
+		"format=jsonp&callback=f":                           {Format: JSONP, Callback: "f"},
+		"format=jsonp&callback=&callback=a.b_1.$c":          {Format: JSONP, Callback: "a.b_1.$c"},
+		"format=jsonp&callback=jQuery361_1637_0":            {Format: JSONP, Callback: "jQuery361_1637_0"},
+		"format=jsonp&callback=angular.callbacks._0":        {Format: JSONP, Callback: "angular.callbacks._0"},
+		"format=jsonp&callback=newer.deleted":               {Format: JSONP, Callback: "newer.deleted"},
+		"format=iframe":                                     {Format: Iframe, Callback: "comet"},
+		"format=iframe&callback=page.update&wrap=":          {Format: Iframe, Callback: "page.update"},
+		"format=jsonp&callback=" + strings.Repeat("x", 128): {Format: JSONP, Callback: strings.Repeat("x", 128)},
+	} {
+		if h, e := ReadHold(route, "GET", query, nil); e != nil || h.Style != want {
+			t.Errorf("?%s: %+v, %v; want %+v", query, h.Style, e, want)
+		}
+	}
+	for query, says := range map[string]string{
+		"format=jsonp":        "callback=NAME",
+		"format=sse&wrap=xml": "wrap",
+		"format=text&wrap=1":  "wrap",
+		"format=jsonp&callback=" + strings.Repeat("x", 129): "129 bytes",
+	} {
+		if _, e := ReadHold(route, "GET", query, nil); e == nil || e.Status != 400 || !strings.Contains(e.Detail, says) {
+			t.Errorf("?%.60s: %v; want 400 with %q", query, e, says)
+		}
+	}
+	for _, name := range []string{
+		"1a", "a b", "a-b", "a.", ".a", "a..b", "a.1", "a()", "a;b", "a[0]", "<a", "a/*", "a\n", "\na", "é", "a\u2028", "alert(1)//",
+		"if", "a.delete", "this.a", "a.__proto__.new", "null", "eval", "a.function.b",
+	} {
+		for _, format := range []string{"jsonp", "iframe"} {
+			query := "format=" + format + "&callback=" + url.QueryEscape(name)
+			if h, e := ReadHold(route, "GET", query, nil); e == nil || e.Status != 400 || strings.ContainsAny(e.Detail, "\r\n") {
+				t.Errorf("?%s: %+v, %v; want 400", query, h.Style, e)
+			}
 		}
 	}
 }
@@ -205,7 +284,7 @@ func answerOf(t testing.TB, format Format, batch ...store.Publication) (Answer, 
 	if _, _, err := s.Publish(batch); err != nil {
 		t.Fatal(err)
 	}
-	a := NewAnswer(format, s.Read(store.Query{Fields: names, Since: store.SinceFirst()}), 1500*time.Millisecond)
+	a := NewAnswer(Style{Format: format}, 204, s.Read(store.Query{Fields: names, Since: store.SinceFirst()}), 1500*time.Millisecond)
 	var body strings.Builder
 	for _, p := range a.Parts {
 		body.Write(p)
@@ -284,17 +363,17 @@ func TestAnAnswerIsBoundedAndItsCursorIsOfTheLastMessage(t *testing.T) {
 func TestWhatIsToldOfNothing(t *testing.T) {
 	r := store.Result{Cursor: store.Cursor{Epoch: "e", Position: 3}}
 	body := func(a Answer) string { return string(slices.Concat(a.Parts...)) }
-	if got := body(NewAnswer(Text, r, 0)); got != "NO\n" {
+	if got := body(NewAnswer(Style{Format: Text}, 204, r, 0)); got != "NO\n" {
 		t.Errorf("text: %q", got)
 	}
-	if got := body(NewAnswer(JSON, r, 2*time.Second)); got != `{"cursor":"e.3","messages":[],"retry":2000}`+"\n" {
+	if got := body(NewAnswer(Style{Format: JSON}, 204, r, 2*time.Second)); got != `{"cursor":"e.3","messages":[],"retry":2000}`+"\n" {
 		t.Errorf("json: %q", got)
 	}
 	r.Missed = []string{"a", "b"}
-	if got := body(NewAnswer(Text, r, 0)); got != "YES\n" {
+	if got := body(NewAnswer(Style{Format: Text}, 204, r, 0)); got != "YES\n" {
 		t.Errorf("text, gap: %q", got)
 	}
-	if got := body(NewAnswer(JSON, r, 0)); got != `{"cursor":"e.3","messages":[],"missed":true,"missed_fields":["a","b"],"retry":0}`+"\n" {
+	if got := body(NewAnswer(Style{Format: JSON}, 204, r, 0)); got != `{"cursor":"e.3","messages":[],"missed":true,"missed_fields":["a","b"],"retry":0}`+"\n" {
 		t.Errorf("json, gap: %q", got)
 	}
 }
@@ -327,7 +406,7 @@ func FuzzAnswer(f *testing.F) {
 		if len(got.Messages) != 2 || got.Messages[1].Field != name || got.Messages[1].Event != event {
 			t.Errorf("%+v", got)
 		}
-		if strings.Contains(strings.TrimSuffix(body, "\n"), "\n") && !isJSON(mediaType(contentType)) {
+		if strings.Contains(strings.TrimSuffix(body, "\n"), "\n") {
 			t.Errorf("not one line: %q", body)
 		}
 	})
