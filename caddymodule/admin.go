@@ -304,9 +304,7 @@ func listHeld(p *pool, q adminQuery) (any, error) {
 
 // describe returns what there is to know of a held request.
 func (h *held) describe() adminHeld {
-	h.pool.mu.Lock()
-	route := h.route
-	h.pool.mu.Unlock()
+	route := h.holding()
 	d := adminHeld{
 		ID:       h.id,
 		Remote:   h.waiter.remote(),

@@ -146,6 +146,9 @@ func parseParking(s string) (string, error) {
 //	        formats <formats...>
 //	        retry   <duration>[-<duration>]
 //	        raw_timeout 200|204|304|408
+//	        heartbeat   <duration>
+//	        stream_max  <duration>[-<duration>]
+//	        buffer      <messages> [<size>]
 //	        cors {
 //	            origins <origins...>
 //	            credentials
@@ -422,7 +425,8 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if option != "cors" && len(args) == 0 {
 			return nil, p.ArgErr()
 		}
-		if one := option == "timeout" || option == "retry" || option == "raw_timeout"; one && len(args) > 1 {
+		most := map[string]int{"timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2}
+		if n, ok := most[option]; ok && len(args) > n {
 			return nil, p.ArgErr()
 		}
 		if seen[option] && option != "field" {
@@ -457,12 +461,21 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			handler.Retry, err = parsePositiveRange(args[0])
 		case "raw_timeout":
 			handler.RawTimeout, err = parseRawTimeout(args[0])
+		case "heartbeat":
+			handler.Heartbeat, err = parsePositive(args[0])
+		case "stream_max":
+			handler.StreamMax, err = parsePositiveRange(args[0])
+		case "buffer":
+			handler.BufferMessages, err = parseAtLeastOne(args[0])
+			if err == nil && len(args) > 1 {
+				handler.BufferBytes, err = parseSize(args[1])
+			}
 		case "cors":
 			if handler.CORS, err = p.parseCORS(); err != nil {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry, raw_timeout and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))

@@ -128,7 +128,7 @@ func (h *Hold) answerPreflight(w http.ResponseWriter, r *http.Request) error {
 	if !h.CORS.allow(header, r) {
 		return h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%s", notAllowed(r.Header.Get("Origin"))))
 	}
-	header.Set("Access-Control-Allow-Methods", wire.HoldMethods)
+	header.Set("Access-Control-Allow-Methods", wire.HoldMethods+", POST") // a session is changed by POST
 	header.Set("Access-Control-Allow-Headers", corsRequestHeaders)
 	seconds := (time.Duration(h.CORS.MaxAge) + time.Second - 1) / time.Second
 	header.Set("Access-Control-Max-Age", strconv.FormatInt(int64(seconds), 10))

@@ -27,13 +27,14 @@ const (
 	outcomeExit                   // the process ends
 	outcomeLeft                   // the client closed its connection
 	outcomeRefused                // it asked for what it cannot be given
+	outcomeDropped                // the client did not read
 
 	outcomes // so many there are
 )
 
 // String returns what logs and metrics call it.
 func (o outcome) String() string {
-	return [outcomes]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused"}[o]
+	return [outcomes]string{"now", "missed", "wake", "timeout", "gone", "ended", "exit", "left", "refused", "dropped"}[o]
 }
 
 // held is a request that is held, with what is needed to answer it. There may be
@@ -83,6 +84,7 @@ type asked struct {
 	since    moment
 	timeout  time.Duration
 	bodySize int
+	first    store.Result // what there was when it came: a stream begins with it
 }
 
 // held fills in h, of the request r.
@@ -168,21 +170,39 @@ func (h *held) stopLooking() {
 }
 
 // holder keeps requests waiting. It is all that the handler knows of how that is
-// done: on the goroutine that serves the request, or without one.
+// done: on the goroutine that serves the request, or without one. When it returns a
+// goroutineHold, the goroutine of the request is to serve that. An error means that
+// the request was not held, and nothing was written.
 type holder interface {
 	// hold keeps the request r until the store wakes it, it is ended, its time is
-	// over or the client leaves, and sees to it that the route answers it. When it
-	// returns a goroutineWait, the goroutine of the request is to wait for it, and
-	// then to finish it. An error means that it was not held, and nothing was
-	// written.
-	hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error)
+	// over or the client leaves, and sees to it that the route answers it.
+	hold(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error)
+
+	// stream answers the request r in parts.
+	stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error)
+}
+
+// goroutineHold is a held request that the goroutine of the request serves.
+type goroutineHold interface {
+	// wait waits until there is something to do.
+	wait()
+
+	// proceed does it. It reports whether there will be more.
+	proceed(w http.ResponseWriter) (more bool)
+}
+
+// holding returns the route that holds h now.
+func (h *held) holding() *Hold {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	return h.route
 }
 
 // onGoroutine holds a request on the goroutine that serves it.
 type onGoroutine struct{}
 
-func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error) {
-	g := &goroutineWait{request: r, asked: a, ready: make(chan struct{}, 1)}
+func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
+	g := &goroutineWait{onRequest: onRequest{r}, asked: a, ready: make(chan struct{}, 1)}
 	g.ended.Store(notEnded)
 	a.held(&g.held, r, g)
 	if err := g.pool.enter(&g.held); err != nil {
@@ -205,13 +225,13 @@ func (onGoroutine) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorou
 // goroutineWait is a held request for which its goroutine waits.
 type goroutineWait struct {
 	held
-	request *http.Request
-	asked   asked
-	watch   *store.Watch
-	timer   *time.Timer
-	ready   chan struct{} // there is a result, or the wait is ended
-	result  atomic.Pointer[store.Result]
-	ended   atomic.Int32 // an outcome, or notEnded
+	onRequest
+	asked  asked
+	watch  *store.Watch
+	timer  *time.Timer
+	ready  chan struct{} // there is a result, or the wait is ended
+	result atomic.Pointer[store.Result]
+	ended  atomic.Int32 // an outcome, or notEnded
 }
 
 const notEnded = -1
@@ -235,7 +255,6 @@ func (g *goroutineWait) signal() {
 	}
 }
 
-// wait waits until the request is to be answered.
 func (g *goroutineWait) wait() {
 	select {
 	case <-g.ready:
@@ -244,13 +263,14 @@ func (g *goroutineWait) wait() {
 	}
 }
 
-// finish answers the request.
-func (g *goroutineWait) finish(w http.ResponseWriter) {
+// proceed answers the request.
+func (g *goroutineWait) proceed(w http.ResponseWriter) (more bool) {
 	g.timer.Stop()
 	result, why := g.over()
 	route := g.pool.exit(&g.held)
 	g.stopLooking()
 	route.answer(w, g.request, g.asked, result, why)
+	return false
 }
 
 func (g *goroutineWait) over() (store.Result, outcome) {
@@ -265,13 +285,17 @@ func (g *goroutineWait) over() (store.Result, outcome) {
 	return *g.result.Load(), outcomeWake
 }
 
-func (g *goroutineWait) fields() []string                              { return g.asked.query.Fields }
-func (g *goroutineWait) look(*caddyhttp.Server) (*http.Request, error) { return g.request, nil }
-func (g *goroutineWait) remote() string                                { return g.request.RemoteAddr }
-func (g *goroutineWait) protocol() string                              { return g.request.Proto }
+func (g *goroutineWait) fields() []string { return g.asked.query.Fields }
 
-func (g *goroutineWait) server() *caddyhttp.Server {
-	server, _ := g.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+// onRequest is the part of a waiter that has its request.
+type onRequest struct{ request *http.Request }
+
+func (o onRequest) look(*caddyhttp.Server) (*http.Request, error) { return o.request, nil }
+func (o onRequest) remote() string                                { return o.request.RemoteAddr }
+func (o onRequest) protocol() string                              { return o.request.Proto }
+
+func (o onRequest) server() *caddyhttp.Server {
+	server, _ := o.request.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return server
 }
 
@@ -286,6 +310,7 @@ func endedAs(why outcome, result store.Result) outcome {
 
 var (
 	_ holder        = onGoroutine{}
+	_ goroutineHold = (*goroutineWait)(nil)
 	_ store.Watcher = (*goroutineWait)(nil)
 	_ waiter        = (*goroutineWait)(nil)
 )

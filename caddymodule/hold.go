@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -54,6 +55,21 @@ type Hold struct {
 	// random time each in this range. Default: 1s-3s.
 	Retry DurationRange `json:"retry,omitzero"`
 
+	// Heartbeat is how often a stream is sent something that its client ignores, so
+	// that neither side, nor a proxy between, takes it for dead. Default: 20s.
+	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
+
+	// StreamMax is after how long a stream ends, to be asked for again: a random
+	// time each in this range. Default: 50m-70m.
+	StreamMax DurationRange `json:"stream_max,omitzero"`
+
+	// BufferMessages and BufferBytes are how many messages, and how many bytes of
+	// data, may be before a client that is slow to read its stream. One with more is
+	// dropped, and loses nothing when it comes back with its cursor. Default: 64,
+	// and 1 MiB.
+	BufferMessages int   `json:"buffer_messages,omitempty"`
+	BufferBytes    int64 `json:"buffer_bytes,omitempty"`
+
 	// CORS says which pages of other origins may read the answers. Default: none.
 	CORS *CORS `json:"cors,omitempty"`
 
@@ -76,8 +92,9 @@ var (
 	defaultTimeout      = DurationRange{90 * time.Second, 110 * time.Second}
 	defaultProxyTimeout = DurationRange{45 * time.Second, 55 * time.Second}
 	defaultRetry        = DurationRange{time.Second, 3 * time.Second}
+	defaultStreamMax    = DurationRange{50 * time.Minute, 70 * time.Minute}
 	defaultFields       = []string{"id"}
-	defaultFormats      = []wire.Format{wire.Text, wire.JSON, wire.Raw}
+	defaultFormats      = []wire.Format{wire.Text, wire.JSON, wire.Raw, wire.SSE, wire.NDJSON}
 )
 
 // CaddyModule returns the Caddy module information.
@@ -115,8 +132,8 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 		if err := checkFormat(string(format)); err != nil {
 			return err
 		}
-		if format.IsStream() {
-			return fmt.Errorf("the format %s is not held yet", format)
+		if format == wire.WS {
+			return fmt.Errorf("the format %s is not there yet", format)
 		}
 	}
 	if h.RawTimeout == 0 {
@@ -131,6 +148,9 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	}
 	if h.Retry.IsZero() {
 		h.Retry = defaultRetry
+	}
+	if err := h.checkStreams(); err != nil {
+		return err
 	}
 	if h.CORS != nil {
 		if err := h.CORS.provision(); err != nil {
@@ -147,6 +167,26 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	h.pool, err = h.app.use(h.Store)
 	h.app.holders = append(h.app.holders, h)
 	return err
+}
+
+const (
+	defaultHeartbeat      = 20 * time.Second
+	defaultBufferMessages = 64
+	defaultBufferBytes    = 1 << 20
+)
+
+// checkStreams checks what there is of streams, and fills in the defaults.
+func (h *Hold) checkStreams() error {
+	if h.Heartbeat < 0 || h.BufferMessages < 0 || h.BufferBytes < 0 {
+		return errors.New("heartbeat, buffer_messages or buffer_bytes is negative")
+	}
+	h.Heartbeat = cmp.Or(h.Heartbeat, caddy.Duration(defaultHeartbeat))
+	h.BufferMessages = cmp.Or(h.BufferMessages, defaultBufferMessages)
+	h.BufferBytes = cmp.Or(h.BufferBytes, defaultBufferBytes)
+	if h.StreamMax.IsZero() {
+		h.StreamMax = defaultStreamMax
+	}
+	return nil
 }
 
 func checkFormat(name string) error {
@@ -183,9 +223,9 @@ const holdBody = 64 << 10
 func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	v := &visit{route: h, w: w, r: r}
 	aside(v.begin)
-	if v.wait != nil {
+	for v.wait != nil {
 		v.wait.wait()
-		aside(v.finish)
+		aside(v.proceed)
 	}
 	return v.err
 }
@@ -195,16 +235,21 @@ type visit struct {
 	route *Hold
 	w     http.ResponseWriter
 	r     *http.Request
-	wait  *goroutineWait // set when the goroutine has to wait
+	wait  goroutineHold // set while the goroutine has to wait
 	err   error
 }
 
-func (v *visit) begin()  { v.wait, v.err = v.route.begin(v.w, v.r) }
-func (v *visit) finish() { v.wait.finish(v.w) }
+func (v *visit) begin() { v.wait, v.err = v.route.begin(v.w, v.r) }
+
+func (v *visit) proceed() {
+	if !v.wait.proceed(v.w) {
+		v.wait = nil
+	}
+}
 
 // begin answers a request, or has it held. It returns what to wait for if that is
 // to be done on this goroutine.
-func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, error) {
+func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, error) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
@@ -225,6 +270,9 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 	if err != nil {
 		return nil, h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
 	}
+	if session := wire.SessionOf(queryOf(r)); session != "" && r.Method == http.MethodPost {
+		return nil, h.changeSession(w, r, route, session)
+	}
 	ask, e := wire.ReadHold(route, r.Method, queryOf(r), r.Header)
 	if e != nil {
 		if e.Status == http.StatusMethodNotAllowed {
@@ -232,7 +280,11 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 		}
 		return nil, h.refuse(w, r, ask.Style.Format, e)
 	}
+	stream := ask.Style.Format.IsStream()
 	timeout := h.timeout(r)
+	if stream {
+		timeout = h.bound(h.StreamMax.pick())
+	}
 	if ask.Wait >= 0 {
 		timeout = min(timeout, ask.Wait)
 	}
@@ -242,7 +294,7 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 		result = s.Read(ask.Query)
 	}
 	a := asked{route: h, query: ask.Query, style: unique.Make(ask.Style), since: now(), timeout: timeout}
-	if result.Ready() || timeout == 0 {
+	if !stream && (result.Ready() || timeout == 0) {
 		h.answer(w, r, a, result, outcomeNow)
 		return nil, nil
 	}
@@ -253,7 +305,12 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (*goroutineWait, er
 	}
 	a.bodySize = len(body)
 	dropReadTimeout(w)
-	wait, err := h.holder.hold(w, r, a)
+	hold := h.holder.hold
+	if stream {
+		a.first = result
+		hold = h.holder.stream
+	}
+	wait, err := hold(w, r, a)
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
@@ -308,11 +365,15 @@ func (h *Hold) timeout(r *http.Request) time.Duration {
 			timeout = defaultProxyTimeout
 		}
 	}
-	picked := timeout.pick()
+	return h.bound(timeout.pick())
+}
+
+// bound returns how long a request may be held that is to be held for d.
+func (h *Hold) bound(d time.Duration) time.Duration {
 	if h.longest > 0 {
-		picked = min(picked, h.longest)
+		return min(d, h.longest)
 	}
-	return picked
+	return d
 }
 
 // spreadGap waits a moment, because many clients come with cursors of an epoch of

@@ -46,9 +46,9 @@ var lot = sync.OnceValues(func() (*park.Lot, error) {
 // were dropped because their clients did not read.
 func parkedNow() (parked int, dropped int64) {
 	if l, err := lot(); err == nil {
-		return l.Parked(), l.Dropped()
+		return l.Parked(), l.Dropped() + droppedOnGoroutine.Load()
 	}
-	return 0, 0
+	return 0, droppedOnGoroutine.Load()
 }
 
 // closeIdle closes the connections between requests of which only says so.
@@ -93,24 +93,13 @@ type parking struct {
 	trim bool // what TLS connections keep from their handshakes
 }
 
-func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*goroutineWait, error) {
-	chain, known := writersOf(w)
-	served, _ := r.Context().Value(connKey{}).(net.Conn)
-	outer := bare(served)
-	socket := socketOf(outer)
-	// With the connection goes what net/http knows of a body that is not read out.
-	if r.ProtoMajor != 1 || !known || socket == nil || !isReadOut(r, a.bodySize) || r.Context().Err() != nil {
+func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
+	c, ok := candidateOf(w, r, a.bodySize)
+	if !ok {
 		return onGoroutine{}.hold(w, r, a)
 	}
-	p := &parked{
-		sketch: drawSketch(r, outer, a.route),
-		minor:  uint8(min(r.ProtoMinor, 1)),
-		last:   r.Close,
-		coming: &a.query.Fields,
-	}
-	if a.route.access.wants(r) {
-		p.line = &accessRecord{bodySize: a.bodySize}
-	}
+	p := &parked{coming: &a.query.Fields}
+	p.draw(c, r, a)
 	a.held(&p.held, r, p)
 	if err := p.pool.enter(&p.held); err != nil { // from here on others may look at it
 		return nil, err
@@ -126,28 +115,57 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 		}
 		return nil, err
 	}
-	home := homes.of(r, outer)
+	err = k.take(c, r, a, &p.onWire, func(home *park.Home) { p.park(home, a.timeout) })
+	if err != nil {
+		watch.End()
+		p.pool.exit(&p.held)
+	}
+	return nil, err
+}
+
+// candidate is a request whose connection can be parked.
+type candidate struct {
+	chain  writers
+	outer  net.Conn     // what the server has
+	socket syscall.Conn // below it
+}
+
+// candidateOf returns r with the connection that it came on. It is not ok when that
+// cannot be parked.
+func candidateOf(w http.ResponseWriter, r *http.Request, bodySize int) (c candidate, ok bool) {
+	chain, known := writersOf(w)
+	served, _ := r.Context().Value(connKey{}).(net.Conn)
+	c = candidate{chain: chain, outer: bare(served)}
+	c.socket = socketOf(c.outer)
+	// With the connection goes what net/http knows of a body that is not read out.
+	ok = r.ProtoMajor == 1 && known && c.socket != nil && isReadOut(r, bodySize) && r.Context().Err() == nil
+	return c, ok
+}
+
+// take takes the connection from the server, with what the handlers have made of the
+// header of the answer. When they have returned, park is called, with where the
+// connection goes for its next request.
+func (k *parking) take(c candidate, r *http.Request, a asked, p *onWire, park func(*park.Home)) error {
+	home := homes.of(r, c.outer)
 	// Handlers around this one may still use the request, and add to its line.
 	later := func() {
 		if p.line != nil {
 			p.line.fields = extraLogFields(r)
 		}
-		p.park(home, a.timeout)
+		park(home)
 	}
-	kept, err := p.take(k.lot, chain.bottom, outer, socket, later)
+	kept, err := p.take(k.lot, c, later)
 	if err != nil {
-		watch.End()
-		p.pool.exit(&p.held)
-		return nil, err
+		return err
 	}
 	if k.trim {
 		p.conn.TrimTLS()
 	}
-	header, field := w.Header(), wire.FieldList(a.query.Fields)
+	header, field := c.chain.outer.Header(), wire.FieldList(a.query.Fields)
 	header.Set("Content-Type", cmp.Or(a.style.Value().ContentType(), laterType))
 	header.Set(headerCursor, laterCursor)
 	header.Set(headerField, field)
-	chain.writeHeader()
+	c.chain.writeHeader()
 	p.keepHeader(header, field, a.route.texts)
 	if p.line != nil {
 		suppressLog(r)
@@ -160,7 +178,7 @@ func (k *parking) hold(w http.ResponseWriter, r *http.Request, a asked) (*gorout
 	default:
 		context.AfterFunc(r.Context(), later)
 	}
-	return nil, nil
+	return nil
 }
 
 // isReadOut reports whether a body of so many bytes is all that came with r: a
@@ -210,9 +228,9 @@ func socketOf(c net.Conn) syscall.Conn {
 	return nil
 }
 
-// parked is a held request whose connection is parked.
-type parked struct {
-	held
+// onWire is what there is of a request whose connection is parked, and of its answer
+// before that is known.
+type onWire struct {
 	sketch
 	conn   *park.Conn
 	header *string // what is known of the answer's header, as it is sent
@@ -220,6 +238,21 @@ type parked struct {
 	minor  uint8   // of HTTP/1
 	last   bool    // the connection is closed after the answer
 	line   *accessRecord
+}
+
+func (p *onWire) draw(c candidate, r *http.Request, a asked) {
+	p.sketch = drawSketch(r, c.outer, a.route)
+	p.minor = uint8(min(r.ProtoMinor, 1))
+	p.last = r.Close
+	if a.route.access.wants(r) {
+		p.line = &accessRecord{bodySize: a.bodySize}
+	}
+}
+
+// parked is a held request whose connection is parked.
+type parked struct {
+	held
+	onWire
 
 	mu     sync.Mutex // guards what follows
 	stage  stage
@@ -229,15 +262,6 @@ type parked struct {
 	ended  bool
 	why    outcome // when it is ended
 }
-
-// stage is how far a request is.
-type stage uint8
-
-const (
-	starting stage = iota // its handlers have not returned yet
-	waiting
-	answered
-)
 
 // laterCursor and laterType stand in the header for the cursor, and for the
 // Content-Type of raw answers, which are known only when there is an answer.
@@ -258,18 +282,18 @@ const (
 
 // take takes the connection from the server. When it is kept, the server is to
 // close it after the request, and later is called then.
-func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket syscall.Conn, later func()) (kept bool, err error) {
-	if p.conn = park.Of(outer); p.conn != nil && p.conn.Keep(later) {
+func (p *onWire) take(lot *park.Lot, c candidate, later func()) (kept bool, err error) {
+	if p.conn = park.Of(c.outer); p.conn != nil && p.conn.Keep(later) {
 		return true, nil
 	}
-	taken, buffered, err := from.Hijack()
+	taken, buffered, err := c.chain.bottom.Hijack()
 	if err != nil {
 		return false, err
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is buffered is there
 	early = bytes.Clone(early)
 	if p.conn == nil {
-		if p.conn, err = lot.Wrap(outer, socket, early); err != nil {
+		if p.conn, err = lot.Wrap(c.outer, c.socket, early); err != nil {
 			_ = taken.Close()
 		}
 		return false, err
@@ -280,7 +304,7 @@ func (p *parked) take(lot *park.Lot, from http.Hijacker, outer net.Conn, socket 
 
 // keepHeader keeps what is known of the header of the answer, shared with others
 // that have the same.
-func (p *parked) keepHeader(header http.Header, field string, shared *textCache) {
+func (p *onWire) keepHeader(header http.Header, field string, shared *textCache) {
 	if slices.ContainsFunc(header["Connection"], func(v string) bool {
 		return httpguts.HeaderValuesContainsToken([]string{v}, "close")
 	}) {
@@ -346,7 +370,7 @@ func (p *parked) park(home *park.Home, timeout time.Duration) {
 		p.stage = answered
 		p.watch.End()
 		p.mu.Unlock()
-		p.refuse(err)
+		p.refuse(&p.held, p.pool.exit(&p.held), err)
 		return
 	}
 	p.stage = waiting
@@ -360,10 +384,9 @@ func (p *parked) park(home *park.Home, timeout time.Duration) {
 var unparkable = rate.Sometimes{First: 1, Interval: time.Minute}
 
 // refuse ends a request whose connection cannot be parked.
-func (p *parked) refuse(err error) {
-	route := p.pool.exit(&p.held)
-	p.stopLooking()
-	p.pool.countHold(outcomeRefused)
+func (p *onWire) refuse(h *held, route *Hold, err error) {
+	h.stopLooking()
+	h.pool.countHold(outcomeRefused)
 	unparkable.Do(func() {
 		route.logger.Error("connections cannot be parked, and are closed (docs/operations.md)", zap.Error(err))
 	})
@@ -446,49 +469,15 @@ func (p *parked) Do(scratch *park.Scratch) {
 	p.stopLooking()
 	answer, why := route.reply(p.style.Value(), result, why)
 	p.pool.countHold(why)
-	last := p.last || why == outcomeExit || p.isHomeless()
-	if p.conn.LotIsFull() {
-		last = true
-		fullLot.Do(func() {
-			n, _ := parkedNow()
-			caddy.Log().Named("comet").Warn("nearly all file descriptors are used by parked connections: they are closed after their answers",
-				zap.Int("parked", n))
-		})
-	}
+	last := p.isLast(why)
 	cursor := answer.Cursor.String()
 	size := answer.Len()
 
-	b := append(scratch.Bytes[:0], "HTTP/1."...)
-	b = append(b, '0'+p.minor)
-	b = strconv.AppendInt(append(b, ' '), int64(answer.Status), 10)
-	b = append(append(append(b, ' '), http.StatusText(answer.Status)...), "\r\n"...)
-	b = append(b, p.headerWith(cursor, answer.Type)...)
-	if p.fillIn&fillType != 0 && answer.Type != "" {
-		b = appendHeader(b, "Content-Type", answer.Type)
+	head := answerHead{
+		status: answer.Status, cursor: cursor, contentType: answer.Type, missed: answer.Missed,
+		hasLength: answer.HasBody(), length: size,
 	}
-	if p.fillIn&fillCursor != 0 {
-		b = appendHeader(b, headerCursor, cursor)
-	}
-	if p.fillIn&fillField != 0 {
-		b = appendHeader(b, headerField, wire.FieldList(p.fields()))
-	}
-	if answer.Missed {
-		b = appendHeader(b, headerMissed, "true")
-	}
-	switch {
-	case last && p.minor > 0:
-		b = appendHeader(b, "Connection", "close")
-	case !last && p.minor == 0:
-		b = appendHeader(b, "Connection", "keep-alive")
-	}
-	if answer.HasBody() {
-		b = append(b, "Content-Length: "...)
-		b = append(strconv.AppendInt(b, int64(size), 10), "\r\n"...)
-	}
-	if p.fillIn&fillDate != 0 {
-		b = time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat)
-		b = append(b, "\r\n"...)
-	}
+	b := p.appendHead(scratch.Bytes[:0], head, p.fields(), last)
 	b = append(b, "\r\n"...)
 	parts := answer.Parts
 	if size <= promptAnswer {
@@ -499,10 +488,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	scratch.Bytes = b
 	if p.line != nil {
-		p.line.sent = sentAnswer{
-			route: route, why: why, cursor: cursor, status: answer.Status, contentType: answer.Type,
-			hasBody: answer.HasBody(), missed: answer.Missed, size: size,
-		}
+		p.line.sent = sentAnswer{head, route, why, size}
 	}
 	p.conn.Answer(b, parts, last)
 	if why == outcomeWake {
@@ -510,13 +496,72 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 }
 
+// answerHead is what is known of the header of an answer once there is one.
+type answerHead struct {
+	status      int
+	cursor      string
+	contentType string
+	missed      bool
+	hasLength   bool // else it has no body, or none whose length is known
+	length      int
+}
+
+// appendHead appends what an answer begins with, but for the empty line.
+func (p *onWire) appendHead(b []byte, h answerHead, fields []string, last bool) []byte {
+	b = append(b, "HTTP/1."...)
+	b = append(b, '0'+p.minor)
+	b = strconv.AppendInt(append(b, ' '), int64(h.status), 10)
+	b = append(append(append(b, ' '), http.StatusText(h.status)...), "\r\n"...)
+	b = append(b, p.headerWith(h)...)
+	if p.fillIn&fillType != 0 && h.contentType != "" {
+		b = appendHeader(b, "Content-Type", h.contentType)
+	}
+	if p.fillIn&fillCursor != 0 {
+		b = appendHeader(b, headerCursor, h.cursor)
+	}
+	if p.fillIn&fillField != 0 {
+		b = appendHeader(b, headerField, wire.FieldList(fields))
+	}
+	if h.missed {
+		b = appendHeader(b, headerMissed, "true")
+	}
+	switch {
+	case last && p.minor > 0:
+		b = appendHeader(b, "Connection", "close")
+	case !last && p.minor == 0:
+		b = appendHeader(b, "Connection", "keep-alive")
+	}
+	if h.hasLength {
+		b = append(b, "Content-Length: "...)
+		b = append(strconv.AppendInt(b, int64(h.length), 10), "\r\n"...)
+	}
+	if p.fillIn&fillDate != 0 {
+		b = time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// isLast reports whether the connection is to be closed after an answer, for why.
+func (p *onWire) isLast(why outcome) bool {
+	if p.conn.LotIsFull() {
+		fullLot.Do(func() {
+			n, _ := parkedNow()
+			caddy.Log().Named("comet").Warn("nearly all file descriptors are used by parked connections: they are closed after their answers",
+				zap.Int("parked", n))
+		})
+		return true
+	}
+	return p.last || why == outcomeExit || p.isHomeless()
+}
+
 // headerWith returns the header that was kept, with the cursor and the type where
 // they were copied to.
-func (p *parked) headerWith(cursor, contentType string) string {
+func (p *onWire) headerWith(h answerHead) string {
 	if p.fillIn&fillCopies == 0 {
 		return *p.header
 	}
-	return filledIn(*p.header, cursor, contentType)
+	return filledIn(*p.header, h.cursor, h.contentType)
 }
 
 // filledIn returns s with a cursor and a type in the place of what stands for
@@ -530,15 +575,18 @@ func filledIn(s, cursor, contentType string) string {
 var fullLot = rate.Sometimes{First: 1, Interval: time.Minute}
 
 // isHomeless reports whether there is no server for a further request.
-func (p *parked) isHomeless() bool {
+func (p *onWire) isHomeless() bool {
 	home := p.conn.Home()
 	return home == nil || home.Closed() && homes.successor(p.conn) == nil
 }
 
+// Sent implements park.Guest. The answer is written in one part.
+func (p *parked) Sent() {}
+
 // Answered implements park.Guest.
 func (p *parked) Answered(err error) {
 	if p.line != nil {
-		accessLines.post(accessLine{p, p.since.elapsed(), err})
+		accessLines.post(accessLine{&p.onWire, p.fields(), p.since.elapsed(), err})
 	}
 }
 
@@ -551,19 +599,16 @@ type accessRecord struct {
 
 // sentAnswer is what the access log tells of an answer.
 type sentAnswer struct {
-	route       *Hold
-	why         outcome
-	cursor      string
-	status      int
-	contentType string
-	hasBody     bool
-	missed      bool
-	size        int
+	answerHead
+	route *Hold
+	why   outcome
+	size  int // of the body
 }
 
 // accessLine is a line of the access log that is to be written.
 type accessLine struct {
-	of       *parked
+	of       *onWire
+	watched  []string
 	duration time.Duration
 	err      error
 }
@@ -616,7 +661,7 @@ func (l accessLine) write() {
 	if !sent.route.access.wants(r) { // not any more
 		return
 	}
-	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.cursor, sent.contentType) + "\r\n"))).ReadMIMEHeader()
+	header, err := textproto.NewReader(bufio.NewReader(strings.NewReader(p.headerWith(sent.answerHead) + "\r\n"))).ReadMIMEHeader()
 	if err != nil {
 		sent.route.logger.Error("writing a line of the access log", zap.Error(err))
 		return
@@ -628,12 +673,12 @@ func (l accessLine) write() {
 		header.Set("Content-Type", sent.contentType)
 	}
 	if p.fillIn&fillField != 0 {
-		header.Set(headerField, wire.FieldList(p.fields()))
+		header.Set(headerField, wire.FieldList(l.watched))
 	}
 	if sent.missed {
 		header.Set(headerMissed, "true")
 	}
-	if sent.hasBody {
+	if sent.hasLength {
 		header.Set("Content-Length", strconv.Itoa(sent.size))
 	}
 	a := answeredRequest{
@@ -649,7 +694,7 @@ func (l accessLine) write() {
 		field.String = filledIn(field.String, sent.cursor, sent.contentType)
 		a.fields = append(a.fields, field)
 	}
-	a.fields = append(a.fields, outcomeFields(sent.why, l.duration, p.fields())...)
+	a.fields = append(a.fields, outcomeFields(sent.why, l.duration, l.watched)...)
 	sent.route.access.write(a)
 }
 

@@ -49,6 +49,7 @@ type pool struct {
 	lastID   uint64 // given to one of them
 	clients  map[netip.Prefix]int
 	draining bool
+	sessions map[string]*stream // the streams by their names
 }
 
 // promptGaps is how many cursors of another epoch are answered at once in a
@@ -58,12 +59,13 @@ const promptGaps = 100
 func loadPool(name string, l limits) (*pool, error) {
 	p, _, err := pools.LoadOrNew(name, func() (caddy.Destructor, error) {
 		return &pool{
-			name:    name,
-			store:   store.New(l.Limits),
-			metrics: newHoldMetrics(name),
-			gaps:    rate.NewLimiter(promptGaps, promptGaps),
-			limits:  l,
-			clients: make(map[netip.Prefix]int),
+			name:     name,
+			store:    store.New(l.Limits),
+			metrics:  newHoldMetrics(name),
+			gaps:     rate.NewLimiter(promptGaps, promptGaps),
+			limits:   l,
+			clients:  make(map[netip.Prefix]int),
+			sessions: make(map[string]*stream),
 		}, nil
 	})
 	if err != nil {
@@ -257,6 +259,25 @@ func (p *pool) exit(h *held) *Hold {
 		}
 	}
 	return h.route
+}
+
+// enterStream is enter for a stream, which can be found by its session.
+func (p *pool) enterStream(s *stream) error {
+	if err := p.enter(&s.held); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.sessions[s.session] = s
+	p.mu.Unlock()
+	return nil
+}
+
+// exitStream is exit for a stream.
+func (p *pool) exitStream(s *stream) *Hold {
+	p.mu.Lock()
+	delete(p.sessions, s.session)
+	p.mu.Unlock()
+	return p.exit(&s.held)
 }
 
 // heldNow returns how many requests are held.

@@ -27,6 +27,9 @@ type Guest interface {
 	// The guest is to answer all the same, since the client may still read.
 	Leave()
 
+	// Sent is called when a part of the answer was written, after Send.
+	Sent()
+
 	// Answered is called when the answer was written, or could not be: then with
 	// the error. Until then the connection counts as Busy.
 	Answered(error)
@@ -71,6 +74,7 @@ type Conn struct {
 	readable bool // there may be something to read
 	hangup   bool // the client closed its connection, or its half
 	reading  bool // a goroutine reads what came early, and has early
+	more     bool // more of the answer follows what is written now
 	last     bool // it is closed after the answer
 	guest    Guest
 	home     *Home // nil: every answer is the last
@@ -402,6 +406,16 @@ func (c *Conn) proceed() {
 	c.lot.parked.Add(-1)
 	c.lot.wheel.stop(c)
 	c.lot.gate.enter(c)
+}
+
+// SetLimit has the guest told after d that its time is over, instead of after what
+// was said before. It is without effect while an answer is being written.
+func (c *Conn) SetLimit(d time.Duration) {
+	c.mu.Lock()
+	if c.state == waiting {
+		c.lot.wheel.set(c, d)
+	}
+	c.mu.Unlock()
 }
 
 // Post has a worker of the lot do t soon. It does not block.

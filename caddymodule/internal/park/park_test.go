@@ -271,12 +271,14 @@ type guest struct {
 	left, expired atomic.Int64
 	answers       atomic.Int64 // how often it was told of one
 	answered      chan error
+	sent          chan struct{}
 }
 
-func newGuest() *guest { return &guest{answered: make(chan error, 8)} }
+func newGuest() *guest { return &guest{answered: make(chan error, 8), sent: make(chan struct{}, 8)} }
 
 func (g *guest) Expire() { g.expired.Add(1) }
 func (g *guest) Leave()  { g.left.Add(1) }
+func (g *guest) Sent()   { g.sent <- struct{}{} }
 func (g *guest) Answered(err error) {
 	g.answers.Add(1)
 	g.answered <- err

@@ -59,6 +59,8 @@ func (g *stormGuest) end() {
 
 func (g *stormGuest) Expire() { g.end() }
 func (g *stormGuest) Leave()  { g.end() }
+func (g *stormGuest) Sent()   {}
+
 func (g *stormGuest) Answered(error) {
 	g.s.answered.Add(1)
 	if g.done.Add(1) > 1 {

@@ -11,29 +11,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Answer writes the guest's answer: head, which is the caller's to use again when
-// Answer returns, and parts, which must not be changed any more. It does not wait
-// for the client to read it. Then the connection waits for its next request, or
-// is closed if this was the last.
+// Answer writes the guest's answer, or what is left of it after Send: head, which
+// is the caller's to use again when Answer returns, and parts, which must not be
+// changed any more. It does not wait for the client to read it. Then the connection
+// waits for its next request, or is closed if this was the last.
 //
 // It is called once for each Park.
 func (c *Conn) Answer(head []byte, parts [][]byte, last bool) {
 	c.mu.Lock()
-	c.last = last
+	c.more, c.last = false, last
+	told := c.answer(head, parts)
+	c.mu.Unlock()
+	told.tell()
+}
+
+// Send writes a part of the guest's answer as Answer does, but then the connection
+// goes on waiting with its guest, who is told of that by Sent and sets a new time
+// limit. Until then neither Send nor Answer may be called. When it cannot be
+// written the guest is told by Answered, and that is the end.
+func (c *Conn) Send(head []byte, parts [][]byte) {
+	c.mu.Lock()
+	c.more = true
+	told := c.answer(head, parts)
+	c.mu.Unlock()
+	told.tell()
+}
+
+// Drop ends the connection at once because its client does not read, instead of an
+// answer.
+func (c *Conn) Drop() {
+	c.mu.Lock()
+	c.lot.writing.Add(1)
+	told := c.fail(ErrSlow)
+	c.mu.Unlock()
+	told.tell()
+}
+
+func (c *Conn) answer(head []byte, parts [][]byte) verdict {
 	c.state = writing
 	c.lot.writing.Add(1)
 	size := int64(len(head))
 	for _, p := range parts {
 		size += int64(len(p))
 	}
-	var told verdict
 	if c.tls {
-		told = c.answerTLS(head, parts, size)
-	} else {
-		told = c.answerPlain(head, parts, size)
+		return c.answerTLS(head, parts, size)
 	}
-	c.mu.Unlock()
-	told.tell()
+	return c.answerPlain(head, parts, size)
 }
 
 func (c *Conn) answerPlain(head []byte, parts [][]byte, size int64) verdict {
@@ -55,23 +79,38 @@ func (c *Conn) answerPlain(head []byte, parts [][]byte, size int64) verdict {
 	return verdict{}
 }
 
-// verdict is how an answer ended, for the guest to be told when no lock is held.
+// verdict is what there is to tell a guest of its answer, when no lock is held.
 type verdict struct {
 	lot   *Lot
 	guest Guest // nil: there is nothing to tell
 	err   error
+	more  bool // it was a part
+	left  bool // the client left meanwhile
 }
 
 func (v verdict) tell() {
-	if v.guest != nil {
+	switch {
+	case v.guest == nil:
+		return
+	case v.more:
+		v.guest.Sent()
+		if v.left {
+			v.guest.Leave()
+		}
+	default:
 		v.guest.Answered(v.err)
-		v.lot.writing.Add(-1)
 	}
+	v.lot.writing.Add(-1)
 }
 
-// finish ends an answer that was written.
+// finish ends an answer that was written, or a part of it.
 func (c *Conn) finish() verdict {
-	told := verdict{c.lot, c.guest, nil}
+	if c.more {
+		c.state = waiting
+		c.hear()
+		return verdict{lot: c.lot, guest: c.guest, more: true, left: c.hangup}
+	}
+	told := verdict{lot: c.lot, guest: c.guest}
 	c.guest = nil
 	c.settle()
 	return told
@@ -79,7 +118,7 @@ func (c *Conn) finish() verdict {
 
 // fail ends an answer that could not be written, and its connection.
 func (c *Conn) fail(err error) verdict {
-	told := verdict{c.lot, c.guest, err}
+	told := verdict{lot: c.lot, guest: c.guest, err: err}
 	c.guest = nil
 	if errors.Is(err, ErrSlow) || errors.Is(err, ErrUnsent) {
 		c.lot.dropped.Add(1)

@@ -61,6 +61,9 @@ func SinceLast(n int) Since { return Since{kind: fromLast, last: n} }
 // value: greater, when both are decimal numbers, and different otherwise.
 func SinceValues(seen []Seen) Since { return Since{kind: byValue, seen: seen} }
 
+// IsByValue reports whether it is of SinceValues.
+func (s Since) IsByValue() bool { return s.kind == byValue }
+
 // MaxResult bounds a result, and with it the time that the store is locked for
 // it: it holds as many messages as fit into so many bytes, with resultOverhead
 // for each, and at least one. The rest is there after its cursor.

@@ -85,12 +85,12 @@ func readFields(route HoldRoute, pairs []pair) ([]string, *Error) {
 			fields = append(fields, name)
 		}
 		if len(fields) > MaxFields {
-			return nil, badRequest("a request may watch at most %d fields", MaxFields)
+			return nil, errTooMany
 		}
 	}
 	for _, name := range fields {
 		if !route.Allows(name) {
-			return nil, Errorf(http.StatusForbidden, "the field %q may not be watched here; to allow it, add `field %s` to the hold block of this route", name, name)
+			return nil, notAllowed(name)
 		}
 	}
 	if len(fields) > 0 {

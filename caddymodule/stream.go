@@ -1,0 +1,372 @@
+package caddymodule
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// stream is a held request that is answered in parts: each time the store has
+// something, until its time is over or its client leaves. Between two parts the
+// store keeps what comes, so that a client that reads slowly costs no more than
+// the part that is being sent to it.
+//
+// Whoever writes the parts is its carrier. It takes them with next, one at a time,
+// and says with sent that one was written.
+type stream struct {
+	held
+	carrier carrier
+
+	session string // names it to who changes what it watches
+
+	mu      sync.Mutex // guards what follows
+	stage   stage
+	head    []byte        // what it begins with, until that was sent
+	first   store.Result  // likewise
+	query   store.Query   // what is watched, from where the client is
+	at      store.Cursor  // that the client has
+	watch   *store.Watch  // nil while there is something to send
+	result  *store.Result // what the store woke it with
+	changed bool          // what is watched, while the store was about to wake it
+	beat    bool          // a heartbeat is due
+	ended   bool
+	why     outcome // when it is ended
+	until   moment  // when it ends
+	began   moment  // when the part was taken that is being written
+	payload int     // bytes that were sent
+}
+
+// carrier writes a stream to its client.
+type carrier interface {
+	// poke has next called soon. It must not block.
+	poke()
+}
+
+// part is a part of a stream, as it is to be written.
+type part struct {
+	bytes [][]byte   // shared with others, not to be changed
+	piece wire.Piece // that is in it: others share it while it is written
+	size  int
+	woken store.Result // what the store had it sent for
+	last  bool
+	why   outcome // of the last: how the stream ended
+}
+
+// stage is how far a held request is.
+type stage uint8
+
+const (
+	starting stage = iota // its handlers have not returned yet
+	waiting               // for something to send
+	sending               // a part is being written
+	answered
+)
+
+// begin fills in s, a stream of the request r.
+func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) {
+	a.held(&s.held, r, w)
+	s.carrier = c
+	s.session = rand.Text()
+	s.head = s.style.Value().Head(s.session, a.route.Retry.pick())
+	s.first = a.first
+	s.query = a.query
+	if !s.query.Since.IsByValue() {
+		// What comes from here on is told, also when that is before it is watched.
+		s.query.Since = store.SinceCursor(a.first.Cursor)
+	}
+	s.at = a.first.Cursor
+	s.until = a.since + moment(a.timeout)
+}
+
+// next returns the part that is to be written now. It is not ok when there is none;
+// then the carrier is poked when there is one. After it, sent or over is called.
+func (s *stream) next() (p part, ok bool) {
+	retry := s.holding().Retry.pick()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stage != waiting {
+		return p, false
+	}
+	switch {
+	case s.head != nil:
+		p.add(s.head)
+		s.tell(&p, s.first)
+		s.head, s.first = nil, store.Result{}
+	case s.result != nil:
+		p.woken = *s.result
+		s.tell(&p, p.woken)
+		s.result = nil
+	case s.ended:
+		if s.watch != nil {
+			result, ended := s.watch.End()
+			if !ended {
+				return p, false // the store is about to wake it
+			}
+			s.watch = nil
+			if result.Ready() {
+				s.tell(&p, result)
+			}
+		}
+		p.add(s.style.Value().End(retry))
+		p.last, p.why = true, s.why
+	case s.beat:
+		p.add(s.style.Value().Heartbeat())
+		s.beat = false
+	default:
+		return p, false
+	}
+	s.payload += p.size
+	s.stage, s.began = sending, now()
+	return p, true
+}
+
+// tell adds what a client is told of a result.
+func (s *stream) tell(p *part, result store.Result) {
+	piece := s.style.Value().Piece(result)
+	for _, b := range piece.Parts {
+		p.add(b)
+	}
+	p.piece = piece
+	s.at = piece.Cursor
+	if result.Ready() || !s.query.Since.IsByValue() {
+		s.query.Since = store.SinceCursor(s.at)
+	}
+}
+
+func (p *part) add(b []byte) {
+	p.bytes = append(p.bytes, b)
+	p.size += len(b)
+}
+
+// open has the stream begin: its carrier can write now.
+func (s *stream) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage = waiting
+	s.carrier.poke()
+}
+
+// slowWrite is how long a part may take to be written before its client counts as
+// slow.
+const slowWrite = time.Second
+
+// sent is called when a part was written that was not the last. It reports whether
+// the stream goes on: not with a client that is slow, and has too much before it.
+func (s *stream) sent() (more bool) {
+	route := s.holding()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watch == nil && s.result == nil && !s.ended {
+		s.watchOn()
+		if s.result != nil && s.began.elapsed() > slowWrite && route.isBehind(s.result) {
+			s.stage = answered
+			return false
+		}
+	}
+	s.stage = waiting
+	if s.result != nil || s.ended || s.beat {
+		s.carrier.poke()
+	}
+	return true
+}
+
+// watchOn watches from where the client is. It may have a result at once.
+func (s *stream) watchOn() {
+	watch, result, err := s.pool.store.Watch(s.query, s)
+	switch {
+	case err != nil: // there are too many fields that nobody has published
+		s.ended, s.why = true, outcomeRefused
+	case watch != nil:
+		s.watch = watch
+	default:
+		s.result = &result
+	}
+}
+
+// isBehind reports whether a client that was waited for has more before it than the
+// route allows.
+func (h *Hold) isBehind(result *store.Result) bool {
+	size := int64(0)
+	for _, m := range result.Messages {
+		size += int64(len(m.Data))
+	}
+	return len(result.Messages) > h.BufferMessages || size > h.BufferBytes
+}
+
+// over is called when the last part was written, or a part could not be. It returns
+// the route that is to note it.
+func (s *stream) over() *Hold {
+	s.mu.Lock()
+	s.stage = answered
+	if s.watch != nil {
+		s.watch.End()
+	}
+	s.watch, s.result = nil, nil
+	s.mu.Unlock()
+	route := s.pool.exitStream(s)
+	s.stopLooking()
+	return route
+}
+
+// Wake implements store.Watcher.
+func (s *stream) Wake(result store.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watch, s.result = nil, &result
+	if s.changed { // it is not all that there is of what is watched now
+		s.changed, s.result = false, nil
+		if !s.ended && s.stage == waiting {
+			s.watchOn()
+		}
+	}
+	s.pokeIfWaiting()
+}
+
+func (s *stream) end(why outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended, s.why = true, why
+	s.pokeIfWaiting()
+}
+
+// expire is called when the time limit of its carrier is over.
+func (s *stream) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+	case now() >= s.until:
+		s.ended, s.why = true, outcomeTimeout
+	default:
+		s.beat = true
+	}
+	s.pokeIfWaiting()
+}
+
+func (s *stream) pokeIfWaiting() {
+	if s.stage == waiting {
+		s.carrier.poke()
+	}
+}
+
+// limit returns after what time the carrier is to call expire.
+func (s *stream) limit() time.Duration {
+	return max(0, min(time.Duration(s.holding().Heartbeat), time.Duration(s.until-now())))
+}
+
+func (s *stream) fields() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.query.Fields
+}
+
+// goroutineStream is a stream that the goroutine of its request writes.
+type goroutineStream struct {
+	stream
+	onRequest
+	timer *time.Timer
+	ready chan struct{} // there may be something to write
+}
+
+func (onGoroutine) stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
+	g := &goroutineStream{onRequest: onRequest{r}, ready: make(chan struct{}, 1)}
+	g.begin(&a, r, g, g)
+	if err := g.pool.enterStream(&g.stream); err != nil {
+		return nil, err
+	}
+	header := w.Header()
+	header.Set("Content-Type", g.style.Value().ContentType())
+	header.Set(headerCursor, a.first.Cursor.String())
+	header.Set(headerField, wire.FieldList(a.query.Fields))
+	if a.first.Missed != nil {
+		header.Set(headerMissed, "true")
+	}
+	g.timer = time.AfterFunc(g.limit(), g.expire)
+	g.open()
+	return g, nil
+}
+
+func (g *goroutineStream) poke() {
+	select {
+	case g.ready <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+func (g *goroutineStream) wait() {
+	select {
+	case <-g.ready:
+	case <-g.request.Context().Done():
+		g.end(outcomeLeft)
+	}
+}
+
+// proceed writes what there is to write.
+func (g *goroutineStream) proceed(w http.ResponseWriter) (more bool) {
+	for {
+		p, ok := g.next()
+		if !ok {
+			return true
+		}
+		why, err := p.why, writePart(w, p.bytes)
+		if err == nil && len(p.woken.Messages) > 0 {
+			g.pool.observeWake(p.woken)
+		}
+		switch {
+		case err == nil && !p.last:
+			g.timer.Reset(g.limit())
+			if g.sent() {
+				continue
+			}
+			why = outcomeDropped
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			why = outcomeDropped
+		case err != nil:
+			why = outcomeLeft
+		}
+		if why == outcomeDropped {
+			droppedOnGoroutine.Add(1)
+		}
+		g.timer.Stop()
+		g.over().note(g.request, why, outcomeFields(why, g.since.elapsed(), g.fields())...)
+		if why == outcomeDropped {
+			panic(http.ErrAbortHandler) // else the client takes it for a clean end
+		}
+		return false
+	}
+}
+
+// droppedOnGoroutine counts the clients that were dropped because they did not read,
+// without those whose connections were parked.
+var droppedOnGoroutine atomic.Int64
+
+// writeStall is for how long a part may be written of which the client reads nothing.
+const writeStall = 30 * time.Second
+
+func writePart(w http.ResponseWriter, parts [][]byte) error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(writeStall)) // not supported: then the server's own timeouts are what there is
+	for _, b := range parts {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return rc.Flush()
+}
+
+var (
+	_ carrier       = (*goroutineStream)(nil)
+	_ goroutineHold = (*goroutineStream)(nil)
+	_ store.Watcher = (*goroutineStream)(nil)
+	_ waiter        = (*goroutineStream)(nil)
+)

@@ -1,0 +1,146 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/park"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+)
+
+func (k *parking) stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
+	c, ok := candidateOf(w, r, a.bodySize)
+	if !ok {
+		return onGoroutine{}.stream(w, r, a)
+	}
+	p := &parkedStream{cursor: a.first.Cursor, missed: a.first.Missed != nil}
+	p.draw(c, r, a)
+	p.begin(&a, r, p, p)
+	if err := p.pool.enterStream(&p.stream); err != nil {
+		return nil, err
+	}
+	err := k.take(c, r, a, &p.onWire, p.park)
+	if err != nil {
+		p.pool.exitStream(&p.stream)
+	}
+	return nil, err
+}
+
+// parkedStream is a stream whose connection is parked.
+type parkedStream struct {
+	stream
+	onWire
+
+	// Not guarded: one part at a time is written.
+	begun  bool // its header was sent
+	cursor store.Cursor
+	missed bool
+	part   part // that is being written
+}
+
+// park parks the connection, and has the stream begin.
+func (p *parkedStream) park(home *park.Home) {
+	if err := p.conn.Park(p, home, p.limit()); err != nil {
+		p.refuse(&p.held, p.over(), err)
+		return
+	}
+	p.open()
+}
+
+// head returns what is known of the header.
+func (p *parkedStream) head() answerHead {
+	return answerHead{status: http.StatusOK, cursor: p.cursor.String(), missed: p.missed}
+}
+
+func (p *parkedStream) poke() { p.conn.Post(p) }
+
+// Do writes what there is to write. It implements park.Task.
+func (p *parkedStream) Do(scratch *park.Scratch) {
+	next, ok := p.next()
+	if !ok {
+		return
+	}
+	p.part = next
+	chunked := p.minor > 0
+	b := scratch.Bytes[:0]
+	if !p.begun {
+		p.begun = true
+		// On HTTP/1.0 the end of the stream is that of the connection.
+		b = p.appendHead(b, p.head(), p.fields(), p.last || !chunked)
+		if chunked {
+			b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		}
+		b = append(b, "\r\n"...)
+	}
+	if chunked {
+		b = append(strconv.AppendInt(b, int64(next.size), 16), "\r\n"...)
+	}
+	end := ""
+	switch {
+	case chunked && next.last:
+		end = "\r\n0\r\n\r\n"
+	case chunked:
+		end = "\r\n"
+	}
+	parts := next.bytes
+	if next.size <= promptAnswer {
+		for _, part := range parts {
+			b = append(b, part...)
+		}
+		parts = nil
+		b = append(b, end...)
+	} else if end != "" {
+		parts = append(parts, []byte(end))
+	}
+	scratch.Bytes = b
+	if next.last {
+		p.conn.Answer(b, parts, p.isLast(next.why) || !chunked)
+	} else {
+		p.conn.Send(b, parts)
+	}
+}
+
+// Sent implements park.Guest.
+func (p *parkedStream) Sent() {
+	if len(p.part.woken.Messages) > 0 {
+		p.pool.observeWake(p.part.woken)
+	}
+	p.part = part{} // what was sent may go
+	p.conn.SetLimit(p.limit())
+	if !p.sent() {
+		p.conn.Drop()
+	}
+}
+
+// Answered implements park.Guest.
+func (p *parkedStream) Answered(err error) {
+	why := p.part.why
+	switch {
+	case errors.Is(err, park.ErrSlow), errors.Is(err, park.ErrUnsent):
+		why = outcomeDropped
+	case err != nil:
+		why = outcomeLeft
+	}
+	p.part = part{}
+	route := p.over()
+	p.pool.countHold(why)
+	if p.line != nil {
+		p.line.sent = sentAnswer{p.head(), route, why, p.payload}
+		accessLines.post(accessLine{&p.onWire, p.fields(), p.since.elapsed(), err})
+	}
+}
+
+// Expire implements park.Guest.
+func (p *parkedStream) Expire() { p.expire() }
+
+// Leave implements park.Guest.
+func (p *parkedStream) Leave() { p.end(outcomeLeft) }
+
+var (
+	_ carrier       = (*parkedStream)(nil)
+	_ store.Watcher = (*parkedStream)(nil)
+	_ waiter        = (*parkedStream)(nil)
+	_ park.Guest    = (*parkedStream)(nil)
+	_ park.Task     = (*parkedStream)(nil)
+)
