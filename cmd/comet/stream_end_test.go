@@ -95,10 +95,27 @@ func TestAStreamWithNothingToTellHasHeartbeats(t *testing.T) {
 	}
 }
 
+// One who is cut before the first message goes on from when the stream began.
+func TestAStreamTellsItsCursorBeforeItsFirstMessage(t *testing.T) {
+	t.Parallel()
+	overWays(t, "", "heartbeat 1s", func(t *testing.T, s *comettest.Server, w way, field string) {
+		for _, format := range []string{"format=sse", "format=ndjson"} {
+			stream := openStream(t, w, "/push?"+format+"&after=now&field="+field)
+			if p := stream.read(t); p.kind != heartbeatPiece || stream.cursor == "" {
+				t.Fatalf("after %+v its cursor is %q", p, stream.cursor)
+			}
+			stream.close()
+			comettest.WaitSubscribers(t, s, field, 0)
+			comettest.Publish(t, s, field+"=meanwhile")
+			openStream(t, w, "/push?"+format+"&after=now&field="+field, "Last-Event-ID: "+stream.cursor).want(t, "meanwhile")
+		}
+	})
+}
+
 func TestAStreamEndsAfterItsLongestTimeAndItsConnectionGoesOn(t *testing.T) {
 	t.Parallel()
 	overWays(t, "", "stream_max 1s-2s\n\t\t\theartbeat 20s\n\t\t\tretry 1s-3s", func(t *testing.T, s *comettest.Server, w way, field string) {
-		for _, format := range []string{"format=sse", "format=ndjson", "format=iframe", "format=multipart"} {
+		for _, format := range streamFormats {
 			start := time.Now()
 			stream := openStream(t, w, "/push?"+format+"&after=now&field="+field)
 			comettest.WaitSubscribers(t, s, field, 1)

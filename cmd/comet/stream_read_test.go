@@ -87,8 +87,9 @@ type stream struct {
 
 	boundary string
 	session  string
-	retry    int // ms, the last that was told
-	retries  int // how often retry was told
+	cursor   string // the last that was told, by a message or alone
+	retry    int    // ms, the last that was told
+	retries  int    // how often retry was told
 	bytes    *countingReader
 }
 
@@ -417,6 +418,9 @@ func (s *stream) next() (piece, error) {
 	if p.kind == sessionPiece {
 		s.session = p.session
 	}
+	if p.cursor != "" {
+		s.cursor = p.cursor
+	}
 	return p, err
 }
 
@@ -445,6 +449,9 @@ func (s *stream) nextEvent() (piece, error) {
 		value = strings.TrimPrefix(value, " ")
 		switch {
 		case line == "" && data == nil:
+			if p.cursor != "" {
+				s.cursor = p.cursor
+			}
 			p = piece{}
 		case line == "":
 			return s.event(p, strings.Join(data, "\n"))
@@ -507,8 +514,8 @@ func (s *stream) nextLine() (piece, error) {
 	}
 }
 
-// object reads one of the objects that streams are made of. The one that tells retry
-// alone is no piece.
+// object reads one of the objects that streams are made of. One that tells retry or a
+// cursor alone is no piece.
 func (s *stream) object(text string) (piece, error) {
 	var o struct {
 		comettest.Message
@@ -532,6 +539,9 @@ func (s *stream) object(text string) (piece, error) {
 		return piece{
 			kind: messagePiece, cursor: o.Cursor, field: o.Field, data: o.Text(), event: o.Event, media: o.Type,
 		}, nil
+	case o.Cursor != "":
+		s.cursor = o.Cursor
+		return piece{}, nil
 	case o.Retry != nil:
 		return piece{}, nil
 	}
@@ -544,8 +554,7 @@ func (s *stream) told(ms int) {
 	s.retries++
 }
 
-// nextPart reads a part of multipart/x-mixed-replace. One without a cursor is no
-// message.
+// nextPart reads a part of multipart/x-mixed-replace.
 func (s *stream) nextPart() (piece, error) {
 	for {
 		line, err := s.line()
@@ -578,12 +587,10 @@ func (s *stream) nextPart() (piece, error) {
 		kind: messagePiece, cursor: header.Get("Comet-Cursor"), field: header.Get("Comet-Field"),
 		data: string(data), media: header.Get("Content-Type"),
 	}
-	switch {
-	case header.Get("Comet-Missed") != "":
-		p.kind = missedPiece
-	case p.cursor == "":
-		p.kind = heartbeatPiece
+	if header.Get("Comet-Missed") != "" {
+		p.missed = []string{"some"} // it does not tell which
 	}
+	s.session = header.Get("Comet-Session")
 	return p, nil
 }
 
