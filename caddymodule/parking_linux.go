@@ -499,7 +499,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	scratch.Bytes = b
 	if p.line != nil {
-		p.line.sent = sentAnswer{
+		p.line.sent = &sentAnswer{
 			route: route, why: why, cursor: cursor, status: answer.Status, contentType: answer.Type,
 			hasBody: answer.HasBody(), missed: answer.Missed, size: size,
 		}
@@ -546,7 +546,7 @@ func (p *parked) Answered(err error) {
 type accessRecord struct {
 	bodySize int // of the request
 	fields   []zap.Field
-	sent     sentAnswer // when it is answered
+	sent     *sentAnswer // when it is answered
 }
 
 // sentAnswer is what the access log tells of an answer.
