@@ -141,10 +141,10 @@ func parseParking(s string) (string, error) {
 //	        max_body <size>
 //	    }
 //	    hold <matcher> {
-//	        field   <names...>
-//	        timeout <duration>[-<duration>]
-//	        formats <formats...>
-//	        retry   <duration>[-<duration>]
+//	        field       <names...>
+//	        timeout     <duration>[-<duration>]
+//	        formats     <formats...>
+//	        retry       <duration>[-<duration>]
 //	        raw_timeout 200|204|304|408
 //	        heartbeat   <duration>
 //	        stream_max  <duration>[-<duration>]

@@ -488,7 +488,7 @@ func (p *parked) Do(scratch *park.Scratch) {
 	}
 	scratch.Bytes = b
 	if p.line != nil {
-		p.line.sent = sentAnswer{head, route, why, size}
+		p.line.sent = &sentAnswer{head, route, why, size}
 	}
 	p.conn.Answer(b, parts, last)
 	if why == outcomeWake {
@@ -594,7 +594,7 @@ func (p *parked) Answered(err error) {
 type accessRecord struct {
 	bodySize int // of the request
 	fields   []zap.Field
-	sent     sentAnswer // when it is answered
+	sent     *sentAnswer // when it is answered
 }
 
 // sentAnswer is what the access log tells of an answer.

@@ -126,7 +126,7 @@ func (p *parkedStream) Answered(err error) {
 	route := p.over()
 	p.pool.countHold(why)
 	if p.line != nil {
-		p.line.sent = sentAnswer{p.head(), route, why, p.payload}
+		p.line.sent = &sentAnswer{p.head(), route, why, p.payload}
 		accessLines.post(accessLine{&p.onWire, p.fields(), p.since.elapsed(), err})
 	}
 }

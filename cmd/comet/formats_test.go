@@ -1,6 +1,10 @@
 package main_test
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -135,5 +139,184 @@ func TestRetryIsTheRoutes(t *testing.T) {
 	a := comettest.Push(t, s, "format=json&wait=0")
 	if a.JSON == nil || a.JSON.Retry == nil || *a.JSON.Retry != 7000 {
 		t.Errorf("got %s; want a retry of 7000", a)
+	}
+}
+
+// startRaw starts two servers with the formats raw and jsonp, and a route for each
+// status that a timeout of raw may have.
+func startRaw(t *testing.T) pair {
+	t.Helper()
+	body := `
+	header >X-Type {http.response.header.Content-Type}
+	comet {
+		publish /config
+		hold /push {
+			field id **
+			formats text json raw jsonp
+		}`
+	for _, status := range rawTimeouts {
+		body += fmt.Sprintf(`
+		hold /raw%d {
+			field id **
+			formats raw
+			raw_timeout %[1]d
+		}`, status)
+	}
+	return startPair(t, both("", body+"\n\t}\n"))
+}
+
+var rawTimeouts = []int{200, 204, 304, 408}
+
+func TestRawIsAMessageAsItWasPublished(t *testing.T) {
+	t.Parallel()
+	for i, s := range startRaw(t) {
+		overBoth(t, s, "raw, "+pairNames[i], func(t *testing.T, dial func() *link, field string) {
+			l := dial()
+			for n, m := range []struct{ sent, data, want string }{
+				{"image/png", "\x89PNG\r\n\x00\xff", "image/png"},
+				{"text/html; charset=utf-8", "<b>", "text/html; charset=utf-8"},
+				{"application/json", "{\"a\":\n1}", "application/json"},
+				{"", "plain", "text/plain; charset=utf-8"},
+				{"text/plain", "", "text/plain"},
+				{"a/b", strings.Repeat("large\n", 100_000), "a/b"},
+			} {
+				l.get("/push?format=raw&after=now&field=" + field)
+				comettest.WaitSubscribers(t, s, field, 1)
+				published := comettest.PublishAs(t, s, "field="+field, m.sent, m.data)
+				held := l.answer()
+				l.get("/push?format=raw&last=1&field=" + field)
+				for how, a := range map[string]comettest.Answer{"held": held, "at once": l.answer()} {
+					if a.Status != 200 || a.Body != m.data || a.Header.Get("Content-Type") != m.want || a.Cursor() != published.Cursor() || a.Missed() {
+						t.Errorf("message %d, %s: got %.300s; want %s %.100q", n, how, a, m.want, m.data)
+					}
+					if a.Header.Get("X-Content-Type-Options") != "nosniff" || a.Header.Get("Comet-Field") != field || a.Header.Get("X-Type") != m.want {
+						t.Errorf("message %d, %s: the header is %v", n, how, a.Header)
+					}
+				}
+			}
+		})
+
+		overBoth(t, s, "one after the other, "+pairNames[i], func(t *testing.T, dial func() *link, field string) {
+			l := dial()
+			l.get("/push?format=raw&after=now&wait=0&field=" + field)
+			cursor := l.answer().Cursor()
+			for n := range 3 {
+				comettest.Publish(t, s, fmt.Sprintf("%s=%d&%[1]s/more=%[2]d", field, n))
+			}
+			for n := range 6 {
+				l.get("/raw204?field=" + field + "&field=" + field + "/more&after=" + cursor)
+				cursor = l.wantBody(fmt.Sprint(n / 2)).Cursor()
+			}
+		})
+
+		overBoth(t, s, "a gap, "+pairNames[i], func(t *testing.T, dial func() *link, field string) {
+			l := dial()
+			l.get("/push?format=raw&field="+field, "Last-Event-ID: unreadable")
+			if a := l.wantBody("0"); !a.Missed() {
+				t.Errorf("the gap is not told: %s", a)
+			}
+			l.get("/push?format=raw&after=now&field=" + field)
+			comettest.WaitSubscribers(t, s, field, 1)
+			wantStatus(t, s.Do(t, request{Method: "DELETE", URL: "/config?field=" + field}), 200)
+			if a := l.wantBody(""); !a.Missed() || a.Cursor() == "" {
+				t.Errorf("the gap is not told: %s", a)
+			}
+		})
+
+		overBoth(t, s, "timeouts, "+pairNames[i], func(t *testing.T, dial func() *link, field string) {
+			l := dial()
+			for _, status := range rawTimeouts {
+				for _, wait := range []string{"0", "0.1"} {
+					l.get(fmt.Sprintf("/raw%d?after=now&wait=%s&field=%s", status, wait, field))
+					a := l.answer()
+					if a.Status != status || a.Body != "" || a.Cursor() == "" || a.Close || a.Header.Get("Content-Type") != "" || a.Missed() {
+						t.Errorf("after %s: got %s; want %d and nothing in it", wait, a, status)
+					}
+					_, hasLength := a.Header["Content-Length"]
+					if hasBody := status != 204 && status != 304; hasLength != hasBody {
+						t.Errorf("after %s, %d: the header is %v", wait, status, a.Header)
+					}
+				}
+			}
+			l.hold(s, field) // the connection goes on
+			l.wake(s, field, "1")
+		})
+
+		t.Run("HEAD, HTTP/2 and HTTP/3, "+pairNames[i], func(t *testing.T) {
+			field := freshField(t, s)
+			a := s.Do(t, request{Method: "HEAD", URL: "/push?format=raw&field=" + field})
+			if a.Status != 200 || a.Header.Get("Content-Length") != "1" || a.Body != "" {
+				t.Errorf("HEAD: got %s", a)
+			}
+			for proto, client := range map[string]*http.Client{"HTTP/2.0": s.TLSClient(t, true), "HTTP/3.0": s.HTTP3Client(t)} {
+				for _, status := range rawTimeouts {
+					a := s.Do(t, request{URL: s.TLSURL(fmt.Sprintf("/raw%d?after=now&wait=0.05&field=%s", status, field)), Client: client})
+					if a.Status != status || a.Proto != proto || a.Body != "" {
+						t.Errorf("got %s %s; want %s %d", a.Proto, a, proto, status)
+					}
+				}
+				wantText(t, s.Do(t, request{URL: s.TLSURL("/raw304?field=" + field), Client: client}), "0")
+			}
+		})
+	}
+}
+
+func TestJSONPCallsAFunctionWithTheJSON(t *testing.T) {
+	t.Parallel()
+	for i, s := range startRaw(t) {
+		overBoth(t, s, pairNames[i], func(t *testing.T, dial func() *link, field string) {
+			l := dial()
+			call := func(a comettest.Answer, name string) *comettest.Body {
+				t.Helper()
+				text, starts := strings.CutPrefix(a.Body, "/**/"+name+"(")
+				text, ends := strings.CutSuffix(text, ");")
+				body := new(comettest.Body)
+				if err := json.Unmarshal([]byte(text), body); err != nil || !starts || !ends || a.Status != 200 {
+					t.Fatalf("got %s, %v; want a call of %s", a, err, name)
+				}
+				if a.Header.Get("Content-Type") != "application/javascript; charset=utf-8" || a.Header.Get("X-Content-Type-Options") != "nosniff" {
+					t.Errorf("the header is %v", a.Header)
+				}
+				if body.Cursor != a.Cursor() || body.Retry == nil {
+					t.Errorf("got %s; want its cursor and retry in the object", a)
+				}
+				return body
+			}
+			target := "/push?format=jsonp&after=now&field=" + field + "&callback="
+			const data = `{"</script>":"<!-- \u2028 & é"}`
+			for _, name := range []string{"f", "jQuery36_1", "a.b.$c"} {
+				l.get(target + name)
+				comettest.WaitSubscribers(t, s, field, 1)
+				comettest.PublishAs(t, s, "field="+field, "application/json", data)
+				a := l.answer()
+				body := call(a, name)
+				var got, want map[string]string
+				if err := json.Unmarshal([]byte(data), &want); err != nil {
+					t.Fatal(err)
+				}
+				if len(body.Messages) != 1 || json.Unmarshal(body.Messages[0].Data, &got) != nil || !maps.Equal(got, want) {
+					t.Errorf("got %s; want a message %s", a, data)
+				}
+				if strings.ContainsAny(a.Body, "<>&\u2028") {
+					t.Errorf("what HTML or JavaScript may take amiss is not escaped: %s", a.Body)
+				}
+			}
+			l.get(target + "f&wait=0.05")
+			if body := call(l.answer(), "f"); len(body.Messages) != 0 || body.Missed {
+				t.Errorf("a timeout: %+v", body)
+			}
+			l.get("/push?format=jsonp&callback=f&field="+field, "Last-Event-ID: unreadable")
+			if body := call(l.answer(), "f"); !body.Missed || len(body.MissedFields) != 1 || body.MissedFields[0] != field {
+				t.Errorf("a gap: %+v", body)
+			}
+			l.get("/push?after=now&callback=g&wait=0&field="+field, "Accept: application/javascript")
+			call(l.answer(), "g")
+			for _, name := range []string{"", "alert(1)//", "a.if", "1", strings.Repeat("x", 129), "%3C/script%3E"} {
+				l.get(target + name)
+				if a := l.answer(); a.Status != 400 || !strings.Contains(a.Body, "callback") || strings.Contains(a.Header.Get("Content-Type"), "javascript") {
+					t.Errorf("callback=%s: got %s; want 400", name, a)
+				}
+			}
+		})
 	}
 }

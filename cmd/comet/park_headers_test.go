@@ -48,6 +48,8 @@ var scenarios = []scenario{
 		"Authorization: Basic Ym9iOnNlY3JldA==\r\nOrigin: https://a.example\r\nUser-Agent: test\r\nX-Two: 1\r\nX-Two: 2\r\n\r\n", "wake", ""},
 	{"a timeout", "GET /push?field=FIELD&after=now&wait=0.05&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "timeout", ""},
 	{"a timeout of JSON", "GET /push?field=FIELD&after=now&wait=0.05&format=json&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "timeout", ""},
+	{"a woken raw", "GET /push?field=FIELD&after=now&format=raw&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "wake", ""},
+	{"a timeout of raw", "GET /push?field=FIELD&after=now&wait=0.05&format=raw&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "timeout", ""},
 	{"one that is ended", "GET /push?field=FIELD&after=now&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "ended", ""},
 	{"an answer at once", "GET /push?field=FIELD&after=first&format=json&TAG HTTP/1.1\r\nHost: HOST\r\n\r\n", "at once", ""},
 	{"a gap", "GET /push?field=FIELD&after=first&format=json&TAG HTTP/1.1\r\nHost: HOST\r\nLast-Event-ID: unreadable\r\n\r\n", "at once", ""},
@@ -137,6 +139,7 @@ const richSite = open + `
 		+X-Twice one
 		+X-Twice two
 		>X-Later deferred
+		>X-Type {http.response.header.Content-Type}
 		-Server
 		?X-Default default
 		?Cache-Control default

@@ -46,12 +46,9 @@ func NewAnswer(style Style, rawTimeout int, result store.Result, retry time.Dura
 	case Raw:
 		a.tellRaw(rawTimeout, result)
 	case JSONP:
-		a.tellObject(result, asScript, len(scriptStart), len(scriptEnd), retry)
-		a.Parts[0] = append([]byte("/**/"+style.Callback+"("), a.Parts[0]...)
-		a.Parts = append(a.Parts, []byte(");"))
+		a.tellObject("/**/"+style.Callback+"(", ");", result, asScript, retry)
 	default:
-		a.tellObject(result, asObject, 0, len("\n"), retry)
-		a.Parts = append(a.Parts, []byte("\n"))
+		a.tellObject("", "\n", result, asObject, retry)
 	}
 	return a
 }
@@ -67,31 +64,41 @@ func (a *Answer) tellRaw(timeout int, result store.Result) {
 		return
 	}
 	result.Messages = result.Messages[:1]
-	a.Piece = encode(result, asData)
+	a.encode(result, asData)
 	a.Cursor.Position = result.Messages[0].Position
+	a.Parts = [][]byte{a.encoded[0].Bytes}
 	a.Type = typeOf(result.Messages[0])
 }
 
 // typeOf returns the Content-Type of a message, as a header can have it.
 func typeOf(m *store.Message) string { return oneLine(cmp.Or(m.Type, TextType)) }
 
-// tellObject has the answer be an object with the messages of a result, of whose
-// encoding so many bytes before and behind are left away.
-func (a *Answer) tellObject(result store.Result, as store.Encoding, before, behind int, retry time.Duration) {
-	a.Piece = encode(result, as)
-	parts := make([][]byte, 1, 3+2*len(a.Parts))
-	parts[0] = append(append([]byte(`{"cursor":"`), a.Cursor.String()...), `","messages":[`...)
-	for i, part := range a.Parts {
+// tellObject has the answer be an object with the messages of a result, between
+// start and end. They are encoded as objects or as scripts.
+func (a *Answer) tellObject(start, end string, result store.Result, as store.Encoding, retry time.Duration) {
+	a.encode(result, as)
+	a.Parts = make([][]byte, 1, 2+2*len(a.encoded))
+	head := append(make([]byte, 0, len(start)+64), start...)
+	a.Parts[0] = append(append(append(head, `{"cursor":"`...), a.Cursor.String()...), `","messages":[`...)
+	for i, e := range a.encoded {
 		if i > 0 {
-			parts = append(parts, comma)
+			a.Parts = append(a.Parts, comma)
 		}
-		parts = append(parts, part[before:len(part)-behind])
+		a.Parts = append(a.Parts, objectIn(e.Bytes, as))
 	}
-	tail := []byte(`]`)
+	tail := append(make([]byte, 0, 32), ']')
 	if a.Missed {
 		tail = append(append(tail, ','), missedMembers(result)...)
 	}
-	a.Parts = append(parts, appendRetry(append(tail, ','), retry))
+	a.Parts = append(a.Parts, append(appendRetry(append(tail, ','), retry), end...))
+}
+
+// objectIn returns the object of a message out of what stands around it.
+func objectIn(encoded []byte, as store.Encoding) []byte {
+	if as == asScript {
+		return encoded[len(scriptStart) : len(encoded)-len(scriptEnd)]
+	}
+	return encoded[:len(encoded)-len("\n")]
 }
 
 var comma = []byte(",")

@@ -58,14 +58,11 @@ var encoders = [...]func(m *store.Message, epoch string) []byte{
 	asPart: partOf,
 }
 
-// encode returns the messages of a result in an encoding, and the cursor after
-// those that fit.
-func encode(result store.Result, as store.Encoding) Piece {
-	p := Piece{
-		Cursor:  result.Cursor,
-		Parts:   make([][]byte, 0, len(result.Messages)+2), // and what is told beside them
-		encoded: make([]*store.Encoded, 0, len(result.Messages)),
-	}
+// encode has the messages of a result in an encoding, as many as fit, and the
+// cursor after them.
+func (p *Piece) encode(result store.Result, as store.Encoding) {
+	p.Cursor = result.Cursor
+	p.encoded = make([]*store.Encoded, 0, len(result.Messages))
 	size := 0
 	for i, m := range result.Messages {
 		e := m.Encoded(as, func(m *store.Message) []byte { return encoders[as](m, result.Cursor.Epoch) })
@@ -73,10 +70,8 @@ func encode(result store.Result, as store.Encoding) Piece {
 			p.Cursor.Position = result.Messages[i-1].Position
 			break
 		}
-		p.Parts = append(p.Parts, e.Bytes)
 		p.encoded = append(p.encoded, e)
 	}
-	return p
 }
 
 // Head returns the first bytes of a stream: its session, and after how long the
@@ -131,25 +126,25 @@ func (s Style) Heartbeat() []byte {
 // Piece returns what a stream is sent of a result: a gap, then the messages, then
 // the cursor where none of these has it.
 func (s Style) Piece(result store.Result) Piece {
-	p := encode(result, s.encoding())
-	if s.Format == WS {
-		for i, part := range p.Parts {
-			p.Parts[i] = part[:len(part)-len("\n")]
-		}
-	}
-	told := store.Cursor{}
-	if n := len(p.Parts); n > 0 {
-		told = store.Cursor{Epoch: p.Cursor.Epoch, Position: result.Messages[n-1].Position}
-	}
+	var p Piece
+	as := s.encoding()
+	p.encode(result, as)
+	p.Parts = make([][]byte, 0, 2+len(p.encoded))
+	var told store.Cursor
 	if result.Missed != nil {
-		before := p.Cursor // what follows has not been seen by who goes on from the gap
-		if len(result.Messages) > 0 {
-			before.Position = result.Messages[0].Position - 1
+		told = p.Cursor
+		if len(result.Messages) > 0 { // which who goes on from the gap has not seen
+			told.Position = result.Messages[0].Position - 1
 		}
-		if told == (store.Cursor{}) {
-			told = before
+		p.Parts = append(p.Parts, s.gap(result, told))
+	}
+	for i, e := range p.encoded {
+		told = store.Cursor{Epoch: p.Cursor.Epoch, Position: result.Messages[i].Position}
+		if s.Format == WS {
+			p.Parts = append(p.Parts, objectIn(e.Bytes, as))
+		} else {
+			p.Parts = append(p.Parts, e.Bytes)
 		}
-		p.Parts = append([][]byte{s.gap(result, before)}, p.Parts...)
 	}
 	if told != p.Cursor && s.Format != Multipart { // which says it with the next part
 		p.Parts = append(p.Parts, s.cursor(p.Cursor))

@@ -63,7 +63,7 @@ var messageCases = []struct {
 	},
 	{
 		name: "an event and lines", data: "\n a\rb\r\nc\n\rd\r\n", event: "added", typ: "text/plain",
-		sse:    "id: e.7\nevent: added\ndata: \ndata:  a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n",
+		sse:    "id: e.7\nevent: added\ndata: \ndata:  a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n", //nolint:dupword // lines of data
 		part:   "Content-Type: text/plain\r\nContent-Length: 13\r\nComet-Cursor: e.7\r\nComet-Field: a%20b\r\n\r\n\n a\rb\r\nc\n\rd\r\n\r\n--BOUNDARY\r\n",
 		object: `{"field":"a b","data":"\n a\rb\r\nc\n\rd\r\n",` + objectTail + `,"event":"added"}`,
 	},
@@ -75,7 +75,7 @@ var messageCases = []struct {
 	},
 	{
 		name: "JSON", data: "\n{\"a\":\r\n\"</script>\u2029\"}\n", typ: "application/json",
-		sse:          "id: e.7\ndata: \ndata: {\"a\":\ndata: \"</script>\u2029\"}\ndata: \n\n",
+		sse:          "id: e.7\ndata: \ndata: {\"a\":\ndata: \"</script>\u2029\"}\ndata: \n\n", //nolint:dupword // lines of data
 		part:         "Content-Type: application/json\r\nContent-Length: 24\r\nComet-Cursor: e.7\r\nComet-Field: a%20b\r\n\r\n\n{\"a\":\r\n\"</script>\u2029\"}\n\r\n--BOUNDARY\r\n",
 		object:       `{"field":"a b","data":{"a":  "</script>` + "\u2029" + `"},` + objectTail + `}`,
 		scriptObject: `{"field":"a b","data":{"a":  "\u003c/script\u003e\u2029"},` + objectTail + `}`,
@@ -320,8 +320,13 @@ func TestWhatIsSentIsSharedByAllWhoGetIt(t *testing.T) {
 	var keep []Piece
 	for range 2 {
 		for _, style := range []Style{
-			{Format: SSE}, {Format: SSE, Wrap: true}, {Format: NDJSON}, {Format: Multipart}, {Format: Iframe, Callback: "f"},
-			{Format: Iframe, Callback: "g"}, {Format: WS},
+			{Format: SSE},
+			{Format: SSE, Wrap: true},
+			{Format: NDJSON},
+			{Format: Multipart},
+			{Format: Iframe, Callback: "f"},
+			{Format: Iframe, Callback: "g"},
+			{Format: WS},
 		} {
 			p := style.Piece(r)
 			keep = append(keep, p)
