@@ -107,7 +107,10 @@ func TestAStreamTellsItsCursorBeforeItsFirstMessage(t *testing.T) {
 			stream.close()
 			comettest.WaitSubscribers(t, s, field, 0)
 			comettest.Publish(t, s, field+"=meanwhile")
-			openStream(t, w, "/push?"+format+"&after=now&field="+field, "Last-Event-ID: "+stream.cursor).want(t, "meanwhile")
+			next := openStream(t, w, "/push?"+format+"&after=now&field="+field, "Last-Event-ID: "+stream.cursor)
+			next.want(t, "meanwhile")
+			next.close()
+			comettest.WaitSubscribers(t, s, field, 0)
 		}
 	})
 }
