@@ -47,6 +47,9 @@ func TestStreamsTellMessagesInOrder(t *testing.T) {
 				if format == "format=sse" { // its lines end in one way
 					data = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(data)
 				}
+				if format == "format=iframe" && m.media == "application/json" { // as a script can have it
+					got.data = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(got.data)
+				}
 				if got.data != data {
 					t.Fatalf("message %d has the data %.300q; want %.300q", i, got.data, data)
 				}

@@ -573,6 +573,9 @@ func (s *stream) nextPart() (piece, error) {
 	}
 	header, err := textproto.NewReader(s.r).ReadMIMEHeader()
 	if err != nil {
+		if _, end := s.r.Peek(1); end != nil { // it was malformed only by its end
+			err = end
+		}
 		return piece{}, err
 	}
 	length, err := strconv.Atoi(header.Get("Content-Length"))

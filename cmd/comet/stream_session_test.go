@@ -112,14 +112,12 @@ func TestWatchingAFieldByItsSessionHasNoGap(t *testing.T) {
 					}
 				}
 			})
-			cursor := ""
 			for n := 0; n < total; n++ {
 				p := stream.message(t)
 				if p.field != busy || p.data != fmt.Sprint("m:", n) {
 					t.Fatalf("got %+v; want number %d", p, n)
 				}
-				cursor = p.cursor
-				if n%50 == 49 {
+				if cursor := p.cursor; n%50 == 49 {
 					mustControl(t, s, stream.session, change{"unwatch": []string{busy}})
 					// What was on its way comes still. Nothing more does after this.
 					comettest.Publish(t, s, field+"=mark")

@@ -138,10 +138,10 @@ func (s *socket) wantFrame(opcode byte) []byte {
 		if err != nil {
 			s.t.Fatalf("waiting for a frame %d: %v", opcode, err)
 		}
-		switch {
-		case first == final|opcode:
+		switch first {
+		case final | opcode:
 			return payload
-		case first == final|pingFrame || first == final|textFrame:
+		case final | pingFrame, final | textFrame:
 		default:
 			s.t.Fatalf("got a frame %#x with %.200q; want one with the opcode %d", first, payload, opcode)
 		}
