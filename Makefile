@@ -23,7 +23,7 @@ BENCHFLAGS ?=
 
 # The tests of what holding promises, which run again with held requests on their
 # goroutines instead of parked.
-ON_GOROUTINES := Hold|Held|Promise|HTTP|Exit|Reload|Limit|Numbered|Storm|Log|Pipelined|Leave
+ON_GOROUTINES := Hold|Held|Promise|HTTP|Exit|Reload|Limit|Numbered|Storm|Log|Pipelined|Leave|Stream
 
 .PHONY: help run build test setup gofmt fmt vet lint fuzz bench clean
 

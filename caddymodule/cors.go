@@ -110,6 +110,19 @@ func (c *CORS) allow(header http.Header, r *http.Request) bool {
 	return true
 }
 
+// ancestors returns the pages that may have what a hold route answers in a frame, as
+// a Content-Security-Policy lists them: those of the site, and of the origins.
+func (c *CORS) ancestors() string {
+	switch {
+	case c == nil:
+		return "'self'"
+	case slices.Contains(c.listed, anyOrigin):
+		return "*"
+	default:
+		return "'self' " + strings.Join(c.Origins, " ")
+	}
+}
+
 // expose is allow for what is not a preflight request.
 func (c *CORS) expose(header http.Header, r *http.Request) {
 	if c.allow(header, r) {

@@ -280,9 +280,14 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		}
 		return nil, h.refuse(w, r, ask.Style.Format, e)
 	}
+	if ask.Style.Format == wire.Iframe {
+		// Any page that has it in a frame is sent what it tells.
+		header.Add("Content-Security-Policy", "frame-ancestors "+h.CORS.ancestors())
+	}
 	stream := ask.Style.Format.IsStream()
 	timeout := h.timeout(r)
 	if stream {
+		header.Set("X-Accel-Buffering", "no") // nginx would keep it back
 		timeout = h.bound(h.StreamMax.pick())
 	}
 	if ask.Wait >= 0 {

@@ -22,7 +22,7 @@ func (h *Hold) changeSession(w http.ResponseWriter, r *http.Request, route wire.
 	}
 	var fields []string
 	if e == nil {
-		fields, e = h.pool.change(h, session, change)
+		fields, e = h.change(r, session, change)
 	}
 	if e != nil {
 		return h.refuse(w, r, wire.JSON, e)
@@ -40,22 +40,30 @@ func (h *Hold) changeSession(w http.ResponseWriter, r *http.Request, route wire.
 	return nil
 }
 
-// change changes what the stream of a session watches, which is held by the route h,
-// and returns what that is now.
-func (p *pool) change(h *Hold, session string, change wire.Change) ([]string, *wire.Error) {
+// change changes what the stream of a session watches, and returns what that is now.
+// It may have come to another route of the same store: then both must allow what it
+// is to watch.
+func (h *Hold) change(r *http.Request, session string, change wire.Change) ([]string, *wire.Error) {
+	p := h.pool
 	p.mu.Lock()
 	s := p.sessions[session]
-	if s != nil && s.route != h {
-		s = nil
-	}
 	p.mu.Unlock()
 	if s == nil {
 		return nil, errNoSession
 	}
+	if route := s.holding(); route != h {
+		allowed, err := route.expand(r)
+		if err != nil {
+			return nil, wire.Errorf(http.StatusForbidden, "%v", err)
+		}
+		if e := change.Check(allowed); e != nil {
+			return nil, e
+		}
+	}
 	return s.change(change)
 }
 
-var errNoSession = wire.Errorf(http.StatusNotFound, "there is no stream of that session on this route; it may have ended")
+var errNoSession = wire.Errorf(http.StatusNotFound, "there is no stream of that session; it may have ended")
 
 // change changes what the stream watches, and returns what that is now.
 func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
@@ -67,6 +75,10 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	fields, e := change.Apply(s.query.Fields)
 	if e != nil {
 		return nil, e
+	}
+	added := slices.DeleteFunc(slices.Clone(fields), func(name string) bool { return slices.Contains(s.query.Fields, name) })
+	if change.After != nil && len(added) > 0 {
+		s.late = &store.Query{Fields: added, Since: store.SinceCursor(*change.After)}
 	}
 	// What there is to tell of the fields before is read again, with the others.
 	s.query.Fields, s.query.Since = fields, store.SinceCursor(s.at)
@@ -83,4 +95,33 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 		s.pokeIfWaiting()
 	}
 	return slices.Clone(fields), nil
+}
+
+// nextLate returns what there is next of fields that are new to the stream, and that
+// the client wants from a time before where the stream is. Its messages have their
+// own cursors, and the last of it that of the stream: a client that is cut between
+// is told something twice.
+func (s *stream) nextLate() (piece wire.Piece, ok bool) {
+	if s.late == nil || s.head != nil {
+		return piece, false
+	}
+	result := s.pool.store.Read(*s.late)
+	all := len(result.Messages)
+	result.Messages = slices.DeleteFunc(result.Messages, func(m *store.Message) bool { return m.Position > s.at.Position })
+	if len(result.Messages) == 0 && result.Missed == nil {
+		s.late = nil
+		return piece, false
+	}
+	last := result.Cursor
+	result.Cursor = s.at
+	piece = s.style.Value().Piece(result)
+	switch n := len(result.Messages); {
+	case piece.Cursor != s.at: // it did not fit
+		s.late.Since = store.SinceCursor(piece.Cursor)
+	case n > 0 && n == all && last.Position < s.at.Position:
+		s.late.Since = store.SinceCursor(last)
+	default:
+		s.late = nil
+	}
+	return piece, true
 }

@@ -34,6 +34,7 @@ type stream struct {
 	at      store.Cursor  // that the client has
 	watch   *store.Watch  // nil while there is something to send
 	result  *store.Result // what the store woke it with
+	late    *store.Query  // of fields that are new to it: what is to be told up to at
 	changed bool          // what is watched, while the store was about to wake it
 	beat    bool          // a heartbeat is due
 	ended   bool
@@ -74,7 +75,7 @@ func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) {
 	a.held(&s.held, r, w)
 	s.carrier = c
 	s.session = rand.Text()
-	s.head = s.style.Value().Head(s.session, a.route.Retry.pick())
+	s.head = s.style.Value().Head(s.session, a.route.Retry.pick(), a.first)
 	s.first = a.first
 	s.query = a.query
 	if !s.query.Since.IsByValue() {
@@ -94,7 +95,10 @@ func (s *stream) next() (p part, ok bool) {
 	if s.stage != waiting {
 		return p, false
 	}
+	late, isLate := s.nextLate()
 	switch {
+	case isLate:
+		p.tell(late)
 	case s.head != nil:
 		p.add(s.head)
 		s.tell(&p, s.first)
@@ -130,14 +134,18 @@ func (s *stream) next() (p part, ok bool) {
 // tell adds what a client is told of a result.
 func (s *stream) tell(p *part, result store.Result) {
 	piece := s.style.Value().Piece(result)
-	for _, b := range piece.Parts {
-		p.add(b)
-	}
-	p.piece = piece
+	p.tell(piece)
 	s.at = piece.Cursor
 	if result.Ready() || !s.query.Since.IsByValue() {
 		s.query.Since = store.SinceCursor(s.at)
 	}
+}
+
+func (p *part) tell(piece wire.Piece) {
+	for _, b := range piece.Parts {
+		p.add(b)
+	}
+	p.piece = piece
 }
 
 func (p *part) add(b []byte) {
@@ -171,7 +179,7 @@ func (s *stream) sent() (more bool) {
 		}
 	}
 	s.stage = waiting
-	if s.result != nil || s.ended || s.beat {
+	if s.result != nil || s.late != nil || s.ended || s.beat {
 		s.carrier.poke()
 	}
 	return true

@@ -73,15 +73,13 @@ func (p *parkedStream) Do(scratch *park.Scratch) {
 		}
 		b = append(b, "\r\n"...)
 	}
-	if chunked {
-		b = append(strconv.AppendInt(b, int64(next.size), 16), "\r\n"...)
-	}
 	end := ""
-	switch {
-	case chunked && next.last:
-		end = "\r\n0\r\n\r\n"
-	case chunked:
+	if chunked && next.size > 0 {
+		b = append(strconv.AppendInt(b, int64(next.size), 16), "\r\n"...)
 		end = "\r\n"
+	}
+	if chunked && next.last {
+		end += "0\r\n\r\n"
 	}
 	parts := next.bytes
 	if next.size <= promptAnswer {

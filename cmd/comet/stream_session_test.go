@@ -103,6 +103,7 @@ func TestWatchingAFieldByItsSessionHasNoGap(t *testing.T) {
 			total := scale(400, 100, 100)
 			stream := openStream(t, w, "/push?format=ndjson&after=now&field="+field+"&field="+busy)
 			var publishing sync.WaitGroup
+			defer publishing.Wait()
 			publishing.Go(func() {
 				from := publisher{s, "m"}
 				for n := range total {
@@ -130,7 +131,6 @@ func TestWatchingAFieldByItsSessionHasNoGap(t *testing.T) {
 					mustControl(t, s, stream.session, change{"watch": []string{busy}, "after": cursor})
 				}
 			}
-			publishing.Wait()
 		})
 		t.Run("a gap is told", func(t *testing.T) {
 			stream := openStream(t, w, "/push?format=ndjson&after=now&field="+field)

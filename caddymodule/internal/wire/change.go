@@ -54,10 +54,8 @@ func ReadChange(route HoldRoute, body string) (Change, *Error) {
 	if c.Unwatch, e = readNames(given.Unwatch); e != nil {
 		return c, e
 	}
-	for _, name := range c.Watch {
-		if !route.Allows(name) {
-			return c, notAllowed(name)
-		}
+	if e := c.Check(route); e != nil {
+		return c, e
 	}
 	if given.After != nil && *given.After != "" {
 		cursor, err := store.ParseCursor(*given.After)
@@ -67,6 +65,16 @@ func ReadChange(route HoldRoute, body string) (Change, *Error) {
 		c.After = &cursor
 	}
 	return c, nil
+}
+
+// Check reports what is to be watched that the route does not allow.
+func (c *Change) Check(route HoldRoute) *Error {
+	for _, name := range c.Watch {
+		if !route.Allows(name) {
+			return notAllowed(name)
+		}
+	}
+	return nil
 }
 
 // readNames returns a list of names of fields, each once.
@@ -114,7 +122,7 @@ func notAllowed(name string) *Error {
 
 // Watched returns what a client is told of what its stream watches now.
 func Watched(cursor store.Cursor, fields []string) []byte {
-	b := append(append([]byte(`{"cursor":"`), cursor.String()...), `","fields":[`...)
+	b := append(append([]byte(`{"cursor":"`), cursor.String()...), `","watch":[`...)
 	for i, name := range fields {
 		if i > 0 {
 			b = append(b, ',')

@@ -55,7 +55,11 @@ func ReadHold(route HoldRoute, method, query string, header http.Header) (Hold, 
 	if h.Query.Fields, e = readFields(route, pairs); e != nil {
 		return h, e
 	}
-	if h.Query.Since, e = readSince(h, pairs, header.Get("Last-Event-ID")); e != nil {
+	lastEventID := header.Get("Last-Event-ID")
+	if lastEventID == "" && h.Style.Format == SSE {
+		lastEventID = first(pairs, "lastEventId") // of clients that cannot set the header
+	}
+	if h.Query.Since, e = readSince(h, pairs, lastEventID); e != nil {
 		return h, e
 	}
 	if wait := first(pairs, "wait"); wait != "" {

@@ -76,12 +76,18 @@ func (p *Piece) encode(result store.Result, as store.Encoding) {
 
 // Head returns the first bytes of a stream: its session, and after how long the
 // client is to come back when it ends. The first piece follows, of what there is
-// at this moment, so that the client has a cursor.
-func (s Style) Head(session string, retry time.Duration) []byte {
+// at this moment, so that the client has a cursor. There are clients that take the
+// cursor from any event, so the first event has the one before that piece; it has
+// none when the piece tells a gap, which is not to be missed.
+func (s Style) Head(session string, retry time.Duration, first store.Result) []byte {
 	object := appendRetry(append(appendString([]byte(`{"session":`), session), ','), retry)
 	switch s.Format {
 	case SSE:
-		return appendEvent(retryLine(retry), "comet-session", store.Cursor{}, string(object))
+		var cursor store.Cursor
+		if first.Missed == nil {
+			cursor = before(first)
+		}
+		return appendEvent(retryLine(retry), "comet-session", cursor, string(object))
 	case Multipart:
 		return []byte("--" + boundary + "\r\nComet-Session: " + session + "\r\n")
 	case Iframe:
@@ -150,6 +156,15 @@ func (s Style) Piece(result store.Result) Piece {
 		p.Parts = append(p.Parts, s.cursor(p.Cursor))
 	}
 	return p
+}
+
+// before returns the cursor to go on from for who has seen nothing of a result.
+func before(result store.Result) store.Cursor {
+	cursor := result.Cursor
+	if len(result.Messages) > 0 {
+		cursor.Position = result.Messages[0].Position - 1
+	}
+	return cursor
 }
 
 // encoding returns what the messages of a stream are encoded as.

@@ -209,7 +209,7 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 			}
 		}
 		if test.style.Format != Iframe {
-			said("head", test.style.Head("S", 1500*time.Millisecond), test.head)
+			said("head", test.style.Head("S", 1500*time.Millisecond, store.Result{}), test.head)
 		}
 		said("heartbeat", test.style.Heartbeat(), test.heartbeat)
 		said("end", test.style.End(1500*time.Millisecond), test.end)
@@ -230,7 +230,7 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 }
 
 func TestTheHeadOfAnIframe(t *testing.T) {
-	head := string(Style{Format: Iframe, Callback: "page.update"}.Head("S", time.Second))
+	head := string(Style{Format: Iframe, Callback: "page.update"}.Head("S", time.Second, store.Result{}))
 	page, call, _ := strings.Cut(head, "-->\n")
 	if len(page)+len("-->\n") != paddedHead || call != `<script>comet({"session":"S","retry":1000})</script>`+"\n" {
 		t.Errorf("%d bytes, and then %q", len(page), call)
@@ -243,7 +243,7 @@ func TestTheHeadOfAnIframe(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, page)
 		}
 	}
-	if long := (Style{Format: Iframe, Callback: strings.Repeat("x", maxCallback)}).Head("S", 0); !strings.HasPrefix(string(long), "<!DOCTYPE html>") {
+	if long := (Style{Format: Iframe, Callback: strings.Repeat("x", maxCallback)}).Head("S", 0, store.Result{}); !strings.HasPrefix(string(long), "<!DOCTYPE html>") {
 		t.Errorf("with a long name: %q", long)
 	}
 }
@@ -341,7 +341,7 @@ func TestWhatIsSentIsSharedByAllWhoGetIt(t *testing.T) {
 func TestPartsAreReadByAnyReader(t *testing.T) {
 	datas := []string{"", "a\r\n\r\nb", "--", "\r\n--", boundary, "x\r\n--" + boundary + "--\r\n", "\r\n--" + boundary[:10], "\xff"}
 	style := Style{Format: Multipart}
-	stream := style.Head("S", time.Second)
+	stream := style.Head("S", time.Second, store.Result{})
 	for i, data := range datas {
 		stream = append(stream, style.Heartbeat()...)
 		stream = append(stream, slices.Concat(style.Piece(testResult(testMessage(store.Position(i+1), "a", data, "a/b", ""))).Parts...)...)
@@ -470,7 +470,7 @@ func FuzzEventStream(f *testing.F) {
 			want[1] = want[0]
 		}
 		for _, style := range []Style{{Format: SSE}, {Format: SSE, Wrap: true}} {
-			stream := slices.Concat(style.Head("S", time.Second), style.Heartbeat(),
+			stream := slices.Concat(style.Head("S", time.Second, store.Result{}), style.Heartbeat(),
 				slices.Concat(style.Piece(testResult(one, two)).Parts...), style.Heartbeat(), style.End(time.Second))
 			events, lastID := dispatched(string(stream))
 			if len(events) != 3 || lastID != "e.8" || events[0] != (testEvent{"comet-session", `{"session":"S","retry":1000}`, ""}) {
@@ -580,7 +580,7 @@ func FuzzLines(f *testing.F) {
 		style := Style{Format: NDJSON}
 		r := testResult(m, m)
 		r.Missed = []string{field}
-		stream := string(slices.Concat(style.Head("S", time.Second), slices.Concat(style.Piece(r).Parts...), style.Heartbeat(), style.End(time.Second)))
+		stream := string(slices.Concat(style.Head("S", time.Second, store.Result{}), slices.Concat(style.Piece(r).Parts...), style.Heartbeat(), style.End(time.Second)))
 		lines := strings.Split(stream, "\n")
 		if len(lines) != 7 || lines[4] != "" || lines[6] != "" || strings.ContainsAny(stream, "\r\x00") {
 			t.Fatalf("the lines are %q", lines)
