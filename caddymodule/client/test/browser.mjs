@@ -5,6 +5,8 @@ import { setMaxListeners } from 'node:events';
 import fs from 'node:fs';
 import vm from 'node:vm';
 
+setMaxListeners(0); // a tab has as many as it wants
+
 // The classic script, as it is served: COMET_CLASSIC names a file that has it.
 const source = fs.readFileSync(new URL('../comet.js', import.meta.url), 'utf8');
 const classic = process.env.COMET_CLASSIC
@@ -41,7 +43,6 @@ class Tab extends EventTarget {
 		this.#browser = browser;
 		const tab = this;
 		const gone = this.#gone.signal;
-		setMaxListeners(0, gone);
 		const timer = (start, stop) => (callback, ms) => {
 			const id = start(() => tab.run(callback), ms);
 			tab.#timers.add(() => stop(id));
