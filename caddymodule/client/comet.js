@@ -266,7 +266,8 @@ class Comet extends EventTarget {
 			this.#opened = false;
 			this.#become('connecting');
 			try {
-				reached = await this.#present(signal) || reached;
+				await this.#present(signal, reached);
+				reached = true;
 				if (signal.aborted) continue;
 				this.#asked = this.#heard = Date.now();
 				if (name !== 'poll') timer = setTimeout(() => this.#opened || this.#cut(SILENT), (this.#options.patience || 5) * this.#second);
@@ -317,24 +318,22 @@ class Comet extends EventTarget {
 		this.#become('waiting');
 	}
 
-	// present asks for the present state of fields that were not watched before, and,
-	// after a failure, for what came meanwhile. It returns whether it asked, so that
-	// the server is known to answer.
+	// present asks for the present state of fields that were not watched before; or
+	// else, unless the server was reached already, for what came meanwhile.
 	//
 	// The state of a new field is given only when nothing came for it after the
 	// cursor: what did will come again from there, and in order.
-	async #present(signal) {
+	async #present(signal, reached) {
 		const fields = [...this.#fields()];
 		const fresh = fields.filter((field) => !this.#latest.has(field));
 		const begin = !this.#cursor;
-		let states = [], answered;
+		let states = [];
 		if (fresh.length) {
 			const state = await this.#ask({ field: fresh, after: begin ? this.#options.after : undefined, wait: 0 }, signal);
-			answered = true;
 			if (begin) this.#take(state);
 			else states = state.messages;
 		}
-		if (states.length || this.#failures && !begin) {
+		if (states.length || !fresh.length && !reached) {
 			const answers = [];
 			let after = this.#cursor, full;
 			do {
@@ -348,10 +347,8 @@ class Comet extends EventTarget {
 			this.#hand({ states });
 			this.#give(states);
 			answers.forEach((answer) => this.#take(answer));
-			answered = true;
 		}
 		fresh.forEach((field) => this.#latest.has(field) || this.#latest.set(field, null));
-		return answered;
 	}
 
 	// hear is given what the server tells by the transport that was chosen.
@@ -544,6 +541,7 @@ class Comet extends EventTarget {
 		this.#heard = Date.now();
 		if (thing.state) {
 			this.#transport = thing.transport;
+			this.#choice = Math.max(0, ORDER.indexOf(thing.transport)); // what works for one does for all
 			this.#become(thing.state);
 		}
 		if (thing.states) this.#give(thing.states);
