@@ -57,6 +57,7 @@ class Comet extends EventTarget {
 	#running = false;
 	#attempt;
 	#rouse; // ends a pause
+	#due = 0; // when it ends by itself; the timers of a hidden page may be late
 	#opened = false;
 	#session;
 	#choice = 0; // index of ORDER
@@ -307,11 +308,13 @@ class Comet extends EventTarget {
 			}
 
 			reached = false;
-			const pause = Math.min(this.#retry * 2 ** this.#failures++, LONGEST_PAUSE * this.#second);
+			const least = Math.min(this.#retry * 2 ** this.#failures++, LONGEST_PAUSE * this.#second);
+			const pause = Math.max(after, least) * (1 + Math.random() / 2);
+			this.#due = Date.now() + pause;
 			this.#become('waiting');
 			await new Promise((resolve) => {
 				this.#rouse = resolve;
-				setTimeout(resolve, Math.max(after, pause) * (1 + Math.random() / 2));
+				setTimeout(resolve, pause);
 			});
 		}
 		this.#running = false;
@@ -425,7 +428,7 @@ class Comet extends EventTarget {
 			const silence = this.#transport === 'poll' ? LONGEST_POLL * this.#second : this.#silence;
 			if (slept) this.#wake();
 			else if (this.#opened && silence && now - this.#heard > silence) this.#cut(AGAIN);
-			else if (turned && visible && this.#state === 'waiting') this.#rouse?.();
+			else if (this.#state === 'waiting' && (turned && visible || now > this.#due)) this.#rouse?.();
 		} else if (this.#channel && visible && !turned) {
 			// A tab in the background may be frozen and lead all the same.
 			if (this.#heard < this.#pinged) this.#claim({ steal: true });
@@ -482,7 +485,7 @@ class Comet extends EventTarget {
 		this.#leads = true;
 		this.#cursor = this.#behind || this.#cursor;
 		this.#behind = undefined;
-		this.#hand({ wants: [...this.#watched.keys()], hello: true });
+		this.#hand({ wants: [...this.#watched.keys()], hello: true, leads: true });
 		this.#run();
 	}
 
@@ -527,14 +530,17 @@ class Comet extends EventTarget {
 			} else {
 				if (!this.#tabs.has(id)) this.#lock(id, () => { this.#tabs.delete(id); this.#sort(); }).catch(ignore);
 				this.#tabs.set(id, wants);
-				if (thing.hello) this.#hand({ wants: [...this.#watched.keys()] });
+				if (thing.hello) this.#hand({ wants: [...this.#watched.keys()], known: !thing.leads });
 			}
-			if (this.#leads) this.#welcome(id);
+			if (this.#leads && !thing.known) this.#welcome(id);
 			this.#sort();
 			return;
 		}
 		if (this.#leads) {
-			if (thing.ping) this.#welcome(id);
+			if (thing.ping) {
+				this.#look();
+				this.#welcome(id);
+			}
 			return;
 		}
 		if (thing.ping || to && to !== this.#id) return;
