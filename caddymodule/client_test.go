@@ -148,10 +148,10 @@ func TestTheClientIsSmall(t *testing.T) {
 
 func TestCommentsAndIndentationAreStripped(t *testing.T) {
 	for source, want := range map[string]string{
-		"// why\n\nlet a;\n":                      "let a;\n",
+		"// why\n\nlet a;\n":                       "let a;\n",
 		"\tif (a) {\n\t\tb(); // and so on\n\t}\n": "if (a) {\nb();\n}\n",
-		"\t// why\n\tfetch('http://a//b');\n":     "fetch('http://a//b');\n",
-		"let a; // one // two\n":                  "let a;\n",
+		"\t// why\n\tfetch('http://a//b');\n":      "fetch('http://a//b');\n",
+		"let a; // one // two\n":                   "let a;\n",
 	} {
 		if got := strip(source); got != want {
 			t.Errorf("%q is stripped to %q; want %q", source, got, want)

@@ -8,7 +8,7 @@ export class Server {
 	requests = []; // of each: url, method, body
 	kept = 0; // messages before this one are forgotten
 	epoch = 'e';
-	second = 20; // in ms
+	second = 50; // in ms
 	retry = 20;
 	heartbeat = 0;
 	cutAfter = 0; // ms after which what is held is cut, as by a proxy
