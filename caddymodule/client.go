@@ -148,7 +148,7 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.H
 	header.Set("Content-Type", "text/javascript; charset=utf-8")
 	header.Set("Cache-Control", "max-age="+strconv.Itoa(int(clientMaxAge.Seconds())))
 	header.Set("Access-Control-Allow-Origin", "*") // pages of other sites may import it
-	header.Set("Etag", form.etag)
+	header.Set("ETag", form.etag)
 	header.Set("Content-Length", strconv.Itoa(len(form.body)))
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(form.body))
 	return nil
