@@ -156,13 +156,14 @@ func parseParking(s string) (string, error) {
 //	            private_network
 //	        }
 //	    }
+//	    client <matcher>
 //	}
 //
-// Without a block it is `publish /config` and `hold /push`. With one, only what
-// it lists exists; publish and hold may be repeated.
+// Without a block it is `publish /config`, `hold /push` and `client /comet.js`.
+// With one, only what it lists exists; all but store may be repeated.
 //
-// A path after publish or hold matches the path as the client sent it or as it
-// now is. The directive becomes a route for each: of paths the more specific one
+// A path after publish, hold or client matches the path as the client sent it or
+// as it now is. The directive becomes a route for each: of paths the more specific one
 // first, what matches all last, and others where they are listed.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
@@ -182,6 +183,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		}{
 			{"publish", "/config", new(Publish)},
 			{"hold", "/push", new(Hold)},
+			{"client", "/comet.js", new(Client)},
 		} {
 			matcher := caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{d.path}, nil)}
 			if err := errors.Join(p.take(d.option, d.path, matcher), p.add(matcher, d.handler)); err != nil {
@@ -190,7 +192,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		}
 	}
 	if len(p.found) == 0 {
-		return nil, h.Err("this comet block lists neither publish nor hold, so nothing would exist: add one, or write comet without a block to have both")
+		return nil, h.Err("this comet block lists neither publish nor hold nor client, so nothing would exist: add one, or write comet without a block to have all three")
 	}
 	return p.routes(), nil
 }
@@ -334,8 +336,10 @@ func (p *directive) parseOption() error {
 		return p.parseRoute(option, p.parsePublish)
 	case "hold":
 		return p.parseRoute(option, p.parseHold)
+	case "client":
+		return p.parseRoute(option, p.parseClient)
 	default:
-		return p.Errf("there is no comet option %q; there are store, publish and hold", option)
+		return p.Errf("there is no comet option %q; there are store, publish, hold and client", option)
 	}
 }
 
@@ -348,7 +352,7 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 	token := p.Val()
 	if !ok {
 		if token == option {
-			return p.Errf("%s wants a path or another matcher, such as publish /config or hold /push", option)
+			return p.Errf("%s wants a path or another matcher, such as publish /config, hold /push or client /comet.js", option)
 		}
 		return p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
 	}
@@ -530,6 +534,13 @@ func (p *directive) parseCORS() (*CORS, error) {
 		return nil, p.WrapErr(fmt.Errorf("cors: %w", errNoOrigins))
 	}
 	return c, nil
+}
+
+func (p *directive) parseClient() (caddyhttp.MiddlewareHandler, error) {
+	if p.NextBlock(p.Nesting()) {
+		return nil, p.Errf("client has no options, and no %q", p.Val())
+	}
+	return new(Client), nil
 }
 
 // routes returns a route for each option, the more specific path first, as Caddy

@@ -19,6 +19,7 @@ func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Publish{})
 	caddy.RegisterModule(Hold{})
+	caddy.RegisterModule(Client{})
 	caddy.RegisterModule(MatchPath{})
 	caddy.RegisterModule(Admin{})
 	caddy.RegisterModule(ListenerWrapper{})

@@ -76,6 +76,10 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	if e != nil {
 		return nil, e
 	}
+	attendance, err := s.pool.store.Attend(fields)
+	if err != nil {
+		return nil, wire.Errorf(http.StatusServiceUnavailable, "%v", err)
+	}
 	added := slices.DeleteFunc(slices.Clone(fields), func(name string) bool { return slices.Contains(s.query.Fields, name) })
 	if change.After != nil && len(added) > 0 {
 		s.late = &store.Query{Fields: added, Since: store.SinceCursor(*change.After)}
@@ -83,6 +87,8 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	// What there is to tell of the fields before is read again, with the others.
 	s.query.Fields, s.query.Since = fields, store.SinceCursor(s.at)
 	s.result = nil
+	defer s.attendance.End() // when the watch is ended
+	s.attendance = attendance
 	if s.watch != nil {
 		if _, ended := s.watch.End(); !ended {
 			s.changed = true // the store is about to wake it

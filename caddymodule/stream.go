@@ -26,22 +26,23 @@ type stream struct {
 
 	session string // names it to who changes what it watches
 
-	mu      sync.Mutex // guards what follows
-	stage   stage
-	head    []byte        // what it begins with, until that was sent
-	first   store.Result  // likewise
-	query   store.Query   // what is watched, from where the client is
-	at      store.Cursor  // that the client has
-	watch   *store.Watch  // nil while there is something to send
-	result  *store.Result // what the store woke it with
-	late    *store.Query  // of fields that are new to it: what is to be told up to at
-	changed bool          // what is watched, while the store was about to wake it
-	beat    bool          // a heartbeat is due
-	ended   bool
-	why     outcome // when it is ended
-	until   moment  // when it ends
-	began   moment  // when the part was taken that is being written
-	payload int     // bytes that were sent
+	mu         sync.Mutex // guards what follows
+	stage      stage
+	head       []byte       // what it begins with, until that was sent
+	first      store.Result // likewise
+	query      store.Query  // what is watched, from where the client is
+	at         store.Cursor // that the client has
+	attendance *store.Attendance
+	watch      *store.Watch  // nil while there is something to send
+	result     *store.Result // what the store woke it with
+	late       *store.Query  // of fields that are new to it: what is to be told up to at
+	changed    bool          // what is watched, while the store was about to wake it
+	beat       bool          // a heartbeat is due
+	ended      bool
+	why        outcome // when it is ended
+	until      moment  // when it ends
+	began      moment  // when the part was taken that is being written
+	payload    int     // bytes that were sent
 }
 
 // carrier writes a stream to its client.
@@ -70,8 +71,8 @@ const (
 	answered
 )
 
-// begin fills in s, a stream of the request r.
-func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) {
+// begin fills in s, a stream of the request r, and counts and lists it.
+func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) error {
 	a.held(&s.held, r, w)
 	s.carrier = c
 	s.session = rand.Text()
@@ -84,6 +85,15 @@ func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) {
 	}
 	s.at = a.first.Cursor
 	s.until = a.since + moment(a.timeout)
+	s.query.Attended = true
+	var err error
+	if s.attendance, err = s.pool.store.Attend(s.query.Fields); err != nil {
+		return err
+	}
+	if err = s.pool.enterStream(s); err != nil {
+		s.attendance.End()
+	}
+	return err
 }
 
 // next returns the part that is to be written now. It is not ok when there is none;
@@ -217,6 +227,7 @@ func (s *stream) over() *Hold {
 		s.watch.End()
 	}
 	s.watch, s.result = nil, nil
+	s.attendance.End()
 	s.mu.Unlock()
 	route := s.pool.exitStream(s)
 	s.stopLooking()
@@ -288,8 +299,7 @@ type goroutineStream struct {
 
 func (onGoroutine) stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
 	g := &goroutineStream{onRequest: onRequest{r}, ready: make(chan struct{}, 1)}
-	g.begin(&a, r, g, g)
-	if err := g.pool.enterStream(&g.stream); err != nil {
+	if err := g.begin(&a, r, g, g); err != nil {
 		return nil, err
 	}
 	header := w.Header()

@@ -16,13 +16,12 @@ func (k *parking) stream(w http.ResponseWriter, r *http.Request, a asked) (gorou
 	}
 	p := &parkedStream{cursor: a.first.Cursor, missed: a.first.Missed != nil}
 	p.draw(c, r, a)
-	p.begin(&a, r, p, p)
-	if err := p.pool.enterStream(&p.stream); err != nil {
+	if err := p.begin(&a, r, p, p); err != nil {
 		return nil, err
 	}
 	err := k.take(c, r, a, &p.onWire, p.park)
 	if err != nil {
-		p.pool.exitStream(&p.stream)
+		p.over()
 	}
 	return nil, err
 }

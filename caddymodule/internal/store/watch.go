@@ -10,6 +10,9 @@ import (
 type Query struct {
 	Fields []string // without doubles
 	Since  Since
+
+	// Attended is whether who watches is counted by Attend.
+	Attended bool
 }
 
 // Since says what a client has seen. Its zero value is what SinceLost returns.
@@ -104,6 +107,7 @@ type Watch struct {
 	store   *Store
 	watcher Watcher // nil once it was taken out
 	byValue bool
+	counted bool     // not by Attend
 	after   Position // when not byValue
 	nodes   []node   // one for each field
 	one     [1]node  // room for nodes when there is one, as there mostly is
@@ -214,16 +218,10 @@ func (s *Store) Watch(q Query, w Watcher) (*Watch, Result, error) {
 	if result.Ready() {
 		return nil, result, nil
 	}
-	var unknown int64
-	for _, name := range q.Fields {
-		if s.fields[name] == nil {
-			unknown += nameSize(name)
-		}
-	}
-	if unknown > 0 && s.watchedOnly+unknown > s.limits.MaxMemory {
+	if !s.hasRoom(q.Fields) {
 		return nil, result, ErrFull
 	}
-	watch := &Watch{store: s, watcher: w, byValue: q.Since.kind == byValue, after: s.position}
+	watch := &Watch{store: s, watcher: w, byValue: q.Since.kind == byValue, counted: !q.Attended, after: s.position}
 	if q.Since.kind == byCursor {
 		watch.after = q.Since.cursor.Position
 	}
@@ -239,13 +237,77 @@ func (s *Store) Watch(q Query, w Watcher) (*Watch, Result, error) {
 			seen.Value = strings.Clone(seen.Value) // else it keeps the whole request
 			n.seen = newSeenValue(seen)
 		}
-		if n.field.idle {
-			s.idle.remove(n.field)
+		if watch.counted {
+			s.count(n.field)
 		}
-		n.field.watchers++
 		n.field.watch(n)
 	}
 	return watch, result, nil
+}
+
+// hasRoom reports whether fields may be watched, of which some may be unknown.
+func (s *Store) hasRoom(names []string) bool {
+	var unknown int64
+	for _, name := range names {
+		if s.fields[name] == nil {
+			unknown += nameSize(name)
+		}
+	}
+	return unknown == 0 || s.watchedOnly+unknown <= s.limits.MaxMemory
+}
+
+// count counts a watcher of f.
+func (s *Store) count(f *field) {
+	if f.idle {
+		s.idle.remove(f)
+	}
+	f.watchers++
+}
+
+// uncount takes back what count did.
+func (s *Store) uncount(f *field, now time.Time) {
+	f.watchers--
+	if f.watchers == 0 {
+		f.watching = nil
+		s.rest(f, now)
+	}
+}
+
+// Attendance is of who watches fields again and again, and counts as a watcher of
+// them between that too.
+type Attendance struct {
+	store  *Store
+	fields []*field
+}
+
+// Attend counts a watcher of fields, until End. Its queries are Attended. It returns
+// ErrFull as Watch does.
+func (s *Store) Attend(fields []string) (*Attendance, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.hasRoom(fields) {
+		return nil, ErrFull
+	}
+	a := &Attendance{store: s, fields: make([]*field, len(fields))}
+	for i, name := range fields {
+		a.fields[i] = s.field(name)
+		s.count(a.fields[i])
+	}
+	return a, nil
+}
+
+// End ends the attendance, of which there is no watch any more. It may be called
+// more than once.
+func (a *Attendance) End() {
+	s := a.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, f := range a.fields {
+		s.uncount(f, now)
+	}
+	a.fields = nil
+	s.arm(now)
 }
 
 func (f *field) watch(n *node) {
@@ -302,10 +364,8 @@ func (s *Store) takeOut(w *Watch) Result {
 	for i := range w.nodes {
 		n := &w.nodes[i]
 		n.list.remove(n)
-		n.field.watchers--
-		if n.field.watchers == 0 {
-			n.field.watching = nil
-			s.rest(n.field, now)
+		if w.counted {
+			s.uncount(n.field, now)
 		}
 	}
 	w.watcher = nil
