@@ -64,9 +64,10 @@ type Hold struct {
 	StreamMax DurationRange `json:"stream_max,omitzero"`
 
 	// BufferMessages and BufferBytes are how many messages, and how many bytes of
-	// data, may be before a client that is slow to read its stream. One with more is
-	// dropped, and loses nothing when it comes back with its cursor. Default: 64,
-	// and 1 MiB.
+	// data, may be before a client that took more than a second to read the last part
+	// of its stream. One with more is dropped, and loses nothing when it comes back
+	// with its cursor. So is one that reads nothing for 30 seconds. Default: 64, and
+	// 1 MiB.
 	BufferMessages int   `json:"buffer_messages,omitempty"`
 	BufferBytes    int64 `json:"buffer_bytes,omitempty"`
 

@@ -114,6 +114,13 @@ func (s *stream) nextLate() (piece wire.Piece, ok bool) {
 	result := s.pool.store.Read(*s.late)
 	all := len(result.Messages)
 	result.Messages = slices.DeleteFunc(result.Messages, func(m *store.Message) bool { return m.Position > s.at.Position })
+	if result.Missed != nil { // but for what will be told of in its turn
+		rest := s.pool.store.Read(store.Query{Fields: s.late.Fields, Since: store.SinceCursor(s.at)})
+		result.Missed = slices.DeleteFunc(result.Missed, func(name string) bool { return slices.Contains(rest.Missed, name) })
+		if len(result.Missed) == 0 {
+			result.Missed = nil
+		}
+	}
 	if len(result.Messages) == 0 && result.Missed == nil {
 		s.late = nil
 		return piece, false
