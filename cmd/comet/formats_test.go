@@ -111,7 +111,7 @@ func TestFormats(t *testing.T) {
 			{"/jsononly?id=4&format=text", ""},
 			{"/textonly?id=4", "application/json"},
 			{"/jsononly?id=4", "text/plain"},
-			{"/push?id=4", "text/event-stream"},
+			{"/push?id=4", "image/png"},
 		} {
 			a := s.Do(t, request{URL: c.url, Header: map[string]string{"Accept": c.accept}})
 			if a.Status != 406 || strings.TrimSpace(a.Body) == "" {
