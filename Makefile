@@ -23,7 +23,7 @@ BENCHFLAGS ?=
 
 # The tests of what holding promises, which run again with held requests on their
 # goroutines instead of parked.
-ON_GOROUTINES := Hold|Held|Promise|HTTP|Exit|Reload|Limit|Numbered|Storm|Log|Pipelined|Leave|Stream
+ON_GOROUTINES := Hold|Held|Promise|HTTP|Exit|Reload|Limit|Numbered|Storm|Log|Pipelined|Leave
 
 .PHONY: help run build test setup gofmt fmt vet lint fuzz bench clean
 
@@ -37,8 +37,8 @@ build: ## build the binary ./comet
 	$(GO) build -o comet ./cmd/comet
 
 test: setup gofmt vet lint ## check the code and run all tests with the race detector
-	$(GO) test $(RACE) -timeout 20m $(GOTESTFLAGS) ./...
-	COMET_PARKING=off $(GO) test $(RACE) -timeout 20m $(GOTESTFLAGS) -run '$(ON_GOROUTINES)' ./cmd/comet
+	$(GO) test $(RACE) -timeout 40m $(GOTESTFLAGS) ./...
+	COMET_PARKING=off $(GO) test $(RACE) -timeout 40m $(GOTESTFLAGS) -run '$(ON_GOROUTINES)' ./cmd/comet
 
 setup: ## install what the tests use, where that can be done
 	@testdata/setup
