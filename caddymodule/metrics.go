@@ -130,7 +130,7 @@ func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
 	parked, dropped := parkedNow()
 	metrics <- prometheus.MustNewConstMetric(parkedDesc, prometheus.GaugeValue, float64(parked))
-	metrics <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(dropped))
+	metrics <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(dropped+droppedOnGoroutine.Load()))
 	pools.Range(func(_, value any) bool {
 		p := value.(*pool)
 		held, stats := p.heldNow(), p.store.Stats()

@@ -46,9 +46,9 @@ var lot = sync.OnceValues(func() (*park.Lot, error) {
 // were dropped because their clients did not read.
 func parkedNow() (parked int, dropped int64) {
 	if l, err := lot(); err == nil {
-		return l.Parked(), l.Dropped() + droppedOnGoroutine.Load()
+		return l.Parked(), l.Dropped()
 	}
-	return 0, droppedOnGoroutine.Load()
+	return 0, 0
 }
 
 // closeIdle closes the connections between requests of which only says so.

@@ -81,8 +81,9 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 		return nil, wire.Errorf(http.StatusServiceUnavailable, "%v", err)
 	}
 	added := slices.DeleteFunc(slices.Clone(fields), func(name string) bool { return slices.Contains(s.query.Fields, name) })
+	s.late = keepLate(s.late, fields)
 	if change.After != nil && len(added) > 0 {
-		s.late = &store.Query{Fields: added, Since: store.SinceCursor(*change.After)}
+		s.late = append(s.late, store.Query{Fields: added, Since: store.SinceCursor(*change.After)})
 	}
 	// What there is to tell of the fields before is read again, with the others.
 	s.query.Fields, s.query.Since = fields, store.SinceCursor(s.at)
@@ -103,38 +104,62 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	return slices.Clone(fields), nil
 }
 
+// keepLate returns what is still to be told of late, now that fields are watched. A
+// field is in one of them at most, so there are no more than fields.
+func keepLate(late []store.Query, fields []string) []store.Query {
+	var kept []store.Query
+	for _, q := range late {
+		q.Fields = slices.DeleteFunc(q.Fields, func(name string) bool { return !slices.Contains(fields, name) })
+		if len(q.Fields) > 0 {
+			kept = append(kept, q)
+		}
+	}
+	return kept
+}
+
 // nextLate returns what there is next of fields that are new to the stream, and that
 // the client wants from a time before where the stream is. Its messages have their
 // own cursors, and the last of it that of the stream: a client that is cut between
 // is told something twice.
 func (s *stream) nextLate() (piece wire.Piece, ok bool) {
-	if s.late == nil || s.head != nil {
-		return piece, false
+	for len(s.late) > 0 && s.head == nil {
+		piece, told, more := s.tellLate(&s.late[0])
+		if !more {
+			s.late = s.late[1:]
+		}
+		if told {
+			return piece, true
+		}
 	}
-	result := s.pool.store.Read(*s.late)
+	return piece, false
+}
+
+// tellLate returns what is to be told of late next, if there is something, and moves
+// it on. There is more when not all of it is told.
+func (s *stream) tellLate(late *store.Query) (piece wire.Piece, told, more bool) {
+	result := s.pool.store.Read(*late)
 	all := len(result.Messages)
 	result.Messages = slices.DeleteFunc(result.Messages, func(m *store.Message) bool { return m.Position > s.at.Position })
 	if result.Missed != nil { // but for what will be told of in its turn
-		rest := s.pool.store.Read(store.Query{Fields: s.late.Fields, Since: store.SinceCursor(s.at)})
+		rest := s.pool.store.Read(store.Query{Fields: late.Fields, Since: store.SinceCursor(s.at)})
 		result.Missed = slices.DeleteFunc(result.Missed, func(name string) bool { return slices.Contains(rest.Missed, name) })
 		if len(result.Missed) == 0 {
 			result.Missed = nil
 		}
 	}
-	if len(result.Messages) == 0 && result.Missed == nil {
-		s.late = nil
-		return piece, false
+	if !result.Ready() {
+		return piece, false, false
 	}
 	last := result.Cursor
 	result.Cursor = s.at
 	piece = s.style.Value().Piece(result)
 	switch n := len(result.Messages); {
 	case piece.Cursor != s.at: // it did not fit
-		s.late.Since = store.SinceCursor(piece.Cursor)
+		late.Since = store.SinceCursor(piece.Cursor)
+		more = true
 	case n > 0 && n == all && last.Position < s.at.Position:
-		s.late.Since = store.SinceCursor(last)
-	default:
-		s.late = nil
+		late.Since = store.SinceCursor(last)
+		more = true
 	}
-	return piece, true
+	return piece, true, more
 }

@@ -35,7 +35,7 @@ type stream struct {
 	attendance *store.Attendance
 	watch      *store.Watch  // nil while there is something to send
 	result     *store.Result // what the store woke it with
-	late       *store.Query  // of fields that are new to it: what is to be told up to at
+	late       []store.Query // of fields that are new to it: what is to be told up to at
 	changed    bool          // what is watched, while the store was about to wake it
 	beat       bool          // a heartbeat is due
 	ended      bool
@@ -189,7 +189,7 @@ func (s *stream) sent() (more bool) {
 		}
 	}
 	s.stage = waiting
-	if s.result != nil || s.late != nil || s.ended || s.beat {
+	if s.result != nil || len(s.late) > 0 || s.ended || s.beat {
 		s.carrier.poke()
 	}
 	return true

@@ -87,6 +87,23 @@ func TestWatchingAFieldByItsSessionHasNoGap(t *testing.T) {
 			comettest.Publish(t, s, late+"=3&"+field+"=b")
 			stream.want(t, "3", "b")
 		})
+		t.Run("two fields, one right after the other", func(t *testing.T) {
+			first, second := freshField(t, s), freshField(t, s)
+			cursor := now(t, s)
+			for n := range 300 { // more than is sent at once
+				comettest.Publish(t, s, fmt.Sprintf("%s=%d %s", first, n, large(8<<10)))
+			}
+			comettest.Publish(t, s, second+"=1")
+			stream := openStream(t, w, "/push?format=ndjson&after=now&field="+field)
+			mustControl(t, s, stream.session, change{"watch": []string{first}, "after": cursor})
+			mustControl(t, s, stream.session, change{"watch": []string{second}, "after": cursor})
+			for n := range 300 {
+				if p := stream.message(t); !strings.HasPrefix(p.data, fmt.Sprint(n, " ")) {
+					t.Fatalf("got %.40s; want number %d", p.data, n)
+				}
+			}
+			stream.want(t, "1")
+		})
 		t.Run("from the last cursor that was sent", func(t *testing.T) {
 			late := freshField(t, s)
 			stream := openStream(t, w, "/push?format=ndjson&after=now&field="+field)
