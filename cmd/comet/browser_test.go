@@ -151,6 +151,15 @@ func (b *browser) open(t *testing.T, name string, size viewport, address string)
 	return p
 }
 
+// tab opens an address in another tab of the browser of p's visitor.
+func (p *page) tab(t *testing.T, name, address string) *page {
+	t.Helper()
+	tab := &page{browser: p.browser, name: name}
+	tab.call(t, "open", nil, p.name)
+	tab.call(t, "goto", address)
+	return tab
+}
+
 // start sends a call of one of the methods of Playwright's Page, and returns what
 // its reply will come through.
 func (p *page) start(t *testing.T, method string, args ...any) <-chan browserReply {

@@ -27,6 +27,7 @@ type cutter struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // both sides
+	cuts  []int             // after how many bytes of answers it cuts, and then again
 }
 
 // startCutter starts one in front of the port HTTP. It is gone with the test.
@@ -75,7 +76,55 @@ func (c *cutter) serve(conn net.Conn) {
 		_, _ = io.Copy(server, conn)
 		server.Close()
 	}()
-	_, _ = io.Copy(conn, server)
+	_, _ = io.Copy(answers{c, conn}, server)
+}
+
+// answers is what a client is sent, which is cut in the middle where c says so.
+type answers struct {
+	c  *cutter
+	to net.Conn
+}
+
+func (a answers) Write(p []byte) (int, error) {
+	cut := a.c.spend(len(p))
+	n, err := a.to.Write(p[:cut])
+	if cut < len(p) && err == nil {
+		a.to.Close()
+		a.c.cut()
+		err = errCut
+	}
+	return n, err
+}
+
+// spend returns how many of n bytes come before the next cut.
+func (c *cutter) spend(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case len(c.cuts) == 0:
+		return n
+	case c.cuts[0] >= n:
+		c.cuts[0] -= n
+		return n
+	}
+	cut := c.cuts[0]
+	c.cuts = c.cuts[1:]
+	return cut
+}
+
+// cutAfter has it cut all connections after so many bytes of answers, in all, and
+// again after each of the others.
+func (c *cutter) cutAfter(bytes ...int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cuts = bytes
+}
+
+// left returns how many of those cuts are to come.
+func (c *cutter) left() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.cuts)
 }
 
 func (c *cutter) keep(conn net.Conn) {

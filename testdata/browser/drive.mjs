@@ -3,8 +3,9 @@
 //
 //	{"id":1,"page":"ada","call":"fill","args":["#text","hello"]}   {"id":1,"result":...} or {"id":1,"error":"..."}
 //
-// The calls are the methods of Playwright's Page, and "open", which makes the page in a context of its own, as another
-// visitor's. At the end of its input it closes the browser and exits.
+// The calls are the methods of Playwright's Page, and two more: "open" makes the page, in a context of its own, as another
+// visitor's, or as a tab beside a page that is named; "cdp" sends a command of the Chrome DevTools Protocol for the page.
+// At the end of its input it closes the browser and exits.
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
@@ -14,10 +15,18 @@ const browser = await chromium.launch({
 	args: ['--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1', '--disable-background-networking'],
 });
 const pages = new Map();
+const sessions = new Map(); // of pages
 
 async function run({ page, call, args = [] }) {
-	if (call !== 'open') return pages.get(page)[call](...args);
-	const context = await browser.newContext(args[0]);
+	if (call === 'open') return open(page, ...args);
+	const opened = pages.get(page);
+	if (call !== 'cdp') return opened[call](...args);
+	if (!sessions.has(opened)) sessions.set(opened, await opened.context().newCDPSession(opened));
+	return sessions.get(opened).send(...args);
+}
+
+async function open(page, options, beside) {
+	const context = beside ? pages.get(beside).context() : await browser.newContext(options);
 	const opened = await context.newPage();
 	opened.on('pageerror', (error) => console.error(`${page}: ${error.stack}`));
 	opened.on('console', (message) => console.error(`${page}: ${message.type()}: ${message.text()}`));
