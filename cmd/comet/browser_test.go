@@ -169,7 +169,7 @@ func (p *page) start(t *testing.T, method string, args ...any) <-chan browserRep
 	p.last++
 	reply := make(chan browserReply, 1)
 	p.waiting[p.last] = reply
-	line, err := json.Marshal(map[string]any{"id": p.last, "page": p.name, "call": method, "args": args})
+	line, err := json.Marshal(map[string]any{"id": p.last, "page": p.name, "call": method, "args": append([]any{}, args...)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import { chromium } from 'playwright-core';
 const browser = await chromium.launch({
 	executablePath: process.env.CHROMIUM,
 	chromiumSandbox: false, // root, and most containers, cannot have it
+	ignoreDefaultArgs: ['--disable-back-forward-cache'],
 	args: ['--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1', '--disable-background-networking'],
 });
 const pages = new Map();
