@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,10 +54,17 @@ func (h *Hold) acceptSocket(r *http.Request) (accept string, e *wire.Error) {
 }
 
 // isOfSite reports whether an origin is that of the site which r came to. Schemes
-// are not compared: a proxy may speak TLS in place of the server.
+// are not compared: a proxy may speak TLS in place of the server. It may also have
+// another name for it, and say that of the site; a page cannot.
 func isOfSite(origin string, r *http.Request) bool {
 	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && strings.EqualFold(withoutUsualPort(u.Host, u.Scheme), withoutUsualPort(r.Host, u.Scheme))
+	if err != nil || u.Host == "" {
+		return false
+	}
+	forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",")
+	return slices.ContainsFunc([]string{r.Host, strings.TrimSpace(forwarded)}, func(host string) bool {
+		return strings.EqualFold(withoutUsualPort(u.Host, u.Scheme), withoutUsualPort(host, u.Scheme))
+	})
 }
 
 // withoutUsualPort returns a host without the port that its scheme has anyway.

@@ -283,11 +283,11 @@ func TestAWebSocketIsRefusedWhatARequestIs(t *testing.T) {
 			many = append(many, fmt.Sprintf(`"fresh/x%d"`, i))
 		}
 		for text, status := range map[string]int{
-			`{"watch":["secret"]}`:                       403,
-			`{"watch":["news","secret"]}`:                403,
+			`{"watch":["secret"]}`:                        403,
+			`{"watch":["news","secret"]}`:                 403,
 			`{"watch":[` + strings.Join(many, ",") + `]}`: 400,
-			`{"watch":["news"],"after":"nonsense"}`:      400,
-			`nonsense`: 400,
+			`{"watch":["news"],"after":"nonsense"}`:       400,
+			`nonsense`:                                    400,
 		} {
 			ws := openSocket(t, dial(), "/push?after=now&field="+field)
 			ws.send(final|textFrame, text)
@@ -368,6 +368,40 @@ func TestAWebSocketAnswersPingsAndSendsThem(t *testing.T) {
 		}
 		comettest.Publish(t, s, field+"=1")
 		ws.want("1")
+	})
+}
+
+// Of a client that is gone without a word nothing is heard: no network tells of it.
+func TestAWebSocketThatAnswersNoPingIsClosed(t *testing.T) {
+	t.Parallel()
+	overSockets(t, "", "heartbeat 1s", func(t *testing.T, s *comettest.Server, dial func() *link, field string) {
+		silent := openSocket(t, dial(), "/push?after=now&field="+field)
+		answers := openSocket(t, dial(), "/push?after=now&field="+field)
+		comettest.WaitSubscribers(t, s, field, 2)
+		start := time.Now()
+		for range 4 {
+			answers.send(final|pongFrame, string(answers.wantFrame(pingFrame)))
+		}
+		silent.wantClosed(1001)
+		elapsed(t, "the end", start, 2*time.Second, 15*time.Second)
+		comettest.WaitSubscribers(t, s, field, 1)
+		comettest.Publish(t, s, field+"=1")
+		answers.want("1")
+	})
+}
+
+func TestASessionChangesWhatAWebSocketWatches(t *testing.T) {
+	t.Parallel()
+	overSockets(t, "", "", func(t *testing.T, s *comettest.Server, dial func() *link, field string) {
+		late := freshField(t, s)
+		ws := openSocket(t, dial(), "/push?after=now&field="+field)
+		var head struct{ Session string }
+		if err := json.Unmarshal(ws.wantFrame(textFrame), &head); err != nil || head.Session == "" {
+			t.Fatalf("it begins with %+v, %v", head, err)
+		}
+		mustControl(t, s, head.Session, change{"watch": []string{late}, "unwatch": []string{field}})
+		comettest.Publish(t, s, field+"=no&"+late+"=yes")
+		ws.want("yes")
 	})
 }
 
