@@ -85,6 +85,7 @@ type asked struct {
 	timeout  time.Duration
 	bodySize int
 	first    store.Result // what there was when it came: a stream begins with it
+	accept   string       // of a WebSocket: what answers its key; empty: there was none
 }
 
 // held fills in h, of the request r.

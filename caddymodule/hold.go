@@ -43,8 +43,9 @@ type Hold struct {
 	// 45s-55s when the request came through a proxy.
 	Timeout DurationRange `json:"timeout,omitzero"`
 
-	// Formats are the formats that may be asked for, of text, json, raw and jsonp.
-	// The first is that of a request that does not ask. Default: text, json, raw.
+	// Formats are the formats that may be asked for, of text, json, raw, jsonp, sse,
+	// ndjson, multipart, iframe and ws. The first is that of a request that does not
+	// ask. Default: text, json, raw, sse, ndjson, ws.
 	Formats []wire.Format `json:"formats,omitempty"`
 
 	// RawTimeout is the status of an answer in the format raw that has nothing to
@@ -64,10 +65,10 @@ type Hold struct {
 	StreamMax DurationRange `json:"stream_max,omitzero"`
 
 	// BufferMessages and BufferBytes are how many messages, and how many bytes of
-	// data, may be before a client that took more than a second to read the last part
-	// of its stream. One with more is dropped, and loses nothing when it comes back
-	// with its cursor. So is one that reads nothing for 30 seconds. Default: 64, and
-	// 1 MiB.
+	// data, may come while a client has not read the last part of its stream for a
+	// second or more. One with more before it is dropped, and loses nothing when it
+	// comes back with its cursor. So is one that reads nothing for 30 seconds.
+	// Default: 64, and 1 MiB.
 	BufferMessages int   `json:"buffer_messages,omitempty"`
 	BufferBytes    int64 `json:"buffer_bytes,omitempty"`
 
@@ -95,7 +96,7 @@ var (
 	defaultRetry        = DurationRange{time.Second, 3 * time.Second}
 	defaultStreamMax    = DurationRange{50 * time.Minute, 70 * time.Minute}
 	defaultFields       = []string{"id"}
-	defaultFormats      = []wire.Format{wire.Text, wire.JSON, wire.Raw, wire.SSE, wire.NDJSON}
+	defaultFormats      = []wire.Format{wire.Text, wire.JSON, wire.Raw, wire.SSE, wire.NDJSON, wire.WS}
 )
 
 // CaddyModule returns the Caddy module information.
@@ -132,9 +133,6 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 	for _, format := range h.Formats {
 		if err := checkFormat(string(format)); err != nil {
 			return err
-		}
-		if format == wire.WS {
-			return fmt.Errorf("the format %s is not there yet", format)
 		}
 	}
 	if h.RawTimeout == 0 {
@@ -274,12 +272,19 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 	if session := wire.SessionOf(queryOf(r)); session != "" && r.Method == http.MethodPost {
 		return nil, h.changeSession(w, r, route, session)
 	}
-	ask, e := wire.ReadHold(route, r.Method, queryOf(r), r.Header)
+	method, asks := asUpgrade(r)
+	ask, e := wire.ReadHold(route, method, queryOf(r), asks)
 	if e != nil {
 		if e.Status == http.StatusMethodNotAllowed {
 			header.Set("Allow", wire.HoldMethods)
 		}
 		return nil, h.refuse(w, r, ask.Style.Format, e)
+	}
+	accept := ""
+	if ask.Style.Format == wire.WS {
+		if accept, e = h.acceptSocket(r); e != nil {
+			return nil, h.refuse(w, r, wire.WS, e)
+		}
 	}
 	if ask.Style.Format == wire.Iframe {
 		// Any page that has it in a frame is sent what it tells.
@@ -299,17 +304,19 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		h.spreadGap(r)
 		result = s.Read(ask.Query)
 	}
-	a := asked{route: h, query: ask.Query, style: unique.Make(ask.Style), since: now(), timeout: timeout}
+	a := asked{route: h, query: ask.Query, style: unique.Make(ask.Style), since: now(), timeout: timeout, accept: accept}
 	if !stream && (result.Ready() || timeout == 0) {
 		h.answer(w, r, a, result, outcomeNow)
 		return nil, nil
 	}
 
-	body, e := readBody(w, r, holdBody)
-	if e != nil {
-		return nil, h.refuse(w, r, ask.Style.Format, e)
+	if !isConnect(r) { // the body of which is what the client says
+		body, e := readBody(w, r, holdBody)
+		if e != nil {
+			return nil, h.refuse(w, r, ask.Style.Format, e)
+		}
+		a.bodySize = len(body)
 	}
-	a.bodySize = len(body)
 	dropReadTimeout(w)
 	hold := h.holder.hold
 	if stream {
@@ -457,7 +464,13 @@ func outcomeField(why outcome) zap.Field { return zap.Stringer("comet_outcome", 
 // refuse answers a request that asks for what it cannot be given.
 func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format, e *wire.Error) error {
 	h.note(r, outcomeRefused, outcomeField(outcomeRefused))
-	w.Header().Set(headerCursor, h.pool.store.Cursor().String())
+	header := w.Header()
+	header.Set(headerCursor, h.pool.store.Cursor().String())
+	if e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1 {
+		header.Set("Connection", "Upgrade")
+		header.Set("Upgrade", "websocket")
+		header.Set("Sec-Websocket-Version", wire.SocketVersion)
+	}
 	return writeError(w, e, format == wire.JSON)
 }
 

@@ -583,6 +583,9 @@ func (p *onWire) isHomeless() bool {
 // Sent implements park.Guest. The answer is written in one part.
 func (p *parked) Sent() {}
 
+// Stalled implements park.Guest.
+func (p *parked) Stalled() bool { return true }
+
 // Answered implements park.Guest.
 func (p *parked) Answered(err error) {
 	if p.line != nil {

@@ -9,13 +9,10 @@ import (
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
 )
 
-// maxSessionBody is how large a request may be that changes what a stream watches.
-const maxSessionBody = 64 << 10
-
 // changeSession answers a request that changes what a stream watches. It is for
 // clients that cannot send on the connection of their stream.
 func (h *Hold) changeSession(w http.ResponseWriter, r *http.Request, route wire.HoldRoute, session string) error {
-	body, e := readBody(w, r, maxSessionBody)
+	body, e := readBody(w, r, wire.MaxChange)
 	var change wire.Change
 	if e == nil {
 		change, e = wire.ReadChange(route, body)

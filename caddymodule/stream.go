@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"crypto/rand"
 	"errors"
+	"math"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -24,7 +26,8 @@ type stream struct {
 	held
 	carrier carrier
 
-	session string // names it to who changes what it watches
+	session string  // names it to who changes what it watches
+	socket  *socket // nil: it is no WebSocket
 
 	mu         sync.Mutex // guards what follows
 	stage      stage
@@ -37,11 +40,11 @@ type stream struct {
 	result     *store.Result // what the store woke it with
 	late       []store.Query // of fields that are new to it: what is to be told up to at
 	changed    bool          // what is watched, while the store was about to wake it
+	reply      []byte        // to what the client said over its WebSocket
 	beat       bool          // a heartbeat is due
 	ended      bool
 	why        outcome // when it is ended
 	until      moment  // when it ends
-	began      moment  // when the part was taken that is being written
 	payload    int     // bytes that were sent
 }
 
@@ -57,6 +60,7 @@ type part struct {
 	piece wire.Piece // that is in it: others share it while it is written
 	size  int
 	woken store.Result // what the store had it sent for
+	reply bool         // it is one
 	last  bool
 	why   outcome // of the last: how the stream ended
 }
@@ -76,6 +80,9 @@ func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) error {
 	a.held(&s.held, r, w)
 	s.carrier = c
 	s.session = rand.Text()
+	if s.style.Value().Format == wire.WS {
+		s.socket = &socket{accept: a.accept}
+	}
 	s.head = s.style.Value().Head(s.session, a.route.Retry.pick(), a.first)
 	s.first = a.first
 	s.query = a.query
@@ -113,6 +120,10 @@ func (s *stream) next() (p part, ok bool) {
 		p.add(s.head)
 		s.tell(&p, s.first)
 		s.head, s.first = nil, store.Result{}
+	case s.reply != nil:
+		p.add(s.reply)
+		p.reply, p.last, p.why = true, s.socket.closes, s.why
+		s.reply = nil
 	case s.result != nil:
 		p.woken = *s.result
 		s.tell(&p, p.woken)
@@ -137,7 +148,7 @@ func (s *stream) next() (p part, ok bool) {
 		return p, false
 	}
 	s.payload += p.size
-	s.stage, s.began = sending, now()
+	s.stage = sending
 	return p, true
 }
 
@@ -171,28 +182,32 @@ func (s *stream) open() {
 	s.carrier.poke()
 }
 
-// slowWrite is how long a part may take to be written before its client counts as
-// slow.
-const slowWrite = time.Second
-
-// sent is called when a part was written that was not the last. It reports whether
-// the stream goes on: not with a client that is slow, and has too much before it.
-func (s *stream) sent() (more bool) {
-	route := s.holding()
+// sent is called when a part was written that was not the last.
+func (s *stream) sent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watch == nil && s.result == nil && !s.ended {
 		s.watchOn()
-		if s.result != nil && s.began.elapsed() > slowWrite && route.isBehind(s.result) {
-			s.stage = answered
-			return false
-		}
 	}
 	s.stage = waiting
-	if s.result != nil || len(s.late) > 0 || s.ended || s.beat {
+	if s.result != nil || len(s.late) > 0 || s.ended || s.beat || s.reply != nil {
 		s.carrier.poke()
 	}
-	return true
+}
+
+// mayStall reports whether the client may go on not to read the part that is being
+// written: not when it has more before it than the route allows.
+func (s *stream) mayStall() bool {
+	route := s.holding()
+	s.mu.Lock()
+	query := s.query
+	s.mu.Unlock()
+	behind := s.pool.store.Read(query)
+	size := int64(0)
+	for _, m := range behind.Messages {
+		size += int64(len(m.Data))
+	}
+	return len(behind.Messages) <= route.BufferMessages && size <= route.BufferBytes
 }
 
 // watchOn watches from where the client is. It may have a result at once.
@@ -206,16 +221,6 @@ func (s *stream) watchOn() {
 	default:
 		s.result = &result
 	}
-}
-
-// isBehind reports whether a client that was waited for has more before it than the
-// route allows.
-func (h *Hold) isBehind(result *store.Result) bool {
-	size := int64(0)
-	for _, m := range result.Messages {
-		size += int64(len(m.Data))
-	}
-	return len(result.Messages) > h.BufferMessages || size > h.BufferBytes
 }
 
 // over is called when the last part was written, or a part could not be. It returns
@@ -266,6 +271,8 @@ func (s *stream) expire() {
 	case s.ended:
 	case now() >= s.until:
 		s.ended, s.why = true, outcomeTimeout
+	case s.socket != nil && s.socket.isSilent():
+		s.ended, s.why = true, outcomeLeft
 	default:
 		s.beat = true
 	}
@@ -295,23 +302,57 @@ type goroutineStream struct {
 	onRequest
 	timer *time.Timer
 	ready chan struct{} // there may be something to write
+
+	writer  http.ResponseWriter
+	conn    net.Conn      // of a WebSocket over HTTP/1, in place of writer
+	replied chan struct{} // of a WebSocket: a reply was sent; closed at the end
+	slow    atomic.Bool   // the client is to be dropped
 }
 
 func (onGoroutine) stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
-	g := &goroutineStream{onRequest: onRequest{r}, ready: make(chan struct{}, 1)}
+	g := &goroutineStream{onRequest: onRequest{r}, ready: make(chan struct{}, 1), writer: w}
 	if err := g.begin(&a, r, g, g); err != nil {
 		return nil, err
 	}
 	header := w.Header()
-	header.Set("Content-Type", g.style.Value().ContentType())
+	if g.socket == nil {
+		header.Set("Content-Type", g.style.Value().ContentType())
+	}
 	header.Set(headerCursor, a.first.Cursor.String())
 	header.Set(headerField, wire.FieldList(a.query.Fields))
 	if a.first.Missed != nil {
 		header.Set(headerMissed, "true")
 	}
-	g.timer = time.AfterFunc(g.limit(), g.expire)
+	if g.socket != nil {
+		if err := g.upgrade(); err != nil {
+			g.over().note(r, outcomeRefused, outcomeField(outcomeRefused))
+			return nil, err
+		}
+	}
+	g.timer = time.AfterFunc(math.MaxInt64, g.tick)
+	g.timer.Reset(g.limit())
 	g.open()
 	return g, nil
+}
+
+// patience is how often it is looked at whether a client may go on that has not read
+// all of a part.
+const patience = time.Second
+
+// tick is called when the time limit is over: for writing, or for waiting.
+func (g *goroutineStream) tick() {
+	g.mu.Lock()
+	stage := g.stage
+	g.mu.Unlock()
+	switch {
+	case stage != sending:
+		g.expire()
+	case g.mayStall():
+		g.timer.Reset(patience)
+	default:
+		g.slow.Store(true)
+		_ = g.setWriteDeadline(time.Unix(1, 0))
+	}
 }
 
 func (g *goroutineStream) poke() {
@@ -330,24 +371,25 @@ func (g *goroutineStream) wait() {
 }
 
 // proceed writes what there is to write.
-func (g *goroutineStream) proceed(w http.ResponseWriter) (more bool) {
+func (g *goroutineStream) proceed(http.ResponseWriter) (more bool) {
 	for {
 		p, ok := g.next()
 		if !ok {
 			return true
 		}
-		why, err := p.why, writePart(w, p.bytes)
+		why, err := p.why, g.write(p.bytes)
 		if err == nil && len(p.woken.Messages) > 0 {
 			g.pool.observeWake(p.woken)
 		}
 		switch {
 		case err == nil && !p.last:
 			g.timer.Reset(g.limit())
-			if g.sent() {
-				continue
+			g.sent()
+			if p.reply {
+				g.replied <- struct{}{}
 			}
-			why = outcomeDropped
-		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case g.slow.Load(), errors.Is(err, os.ErrDeadlineExceeded):
 			why = outcomeDropped
 		case err != nil:
 			why = outcomeLeft
@@ -357,7 +399,10 @@ func (g *goroutineStream) proceed(w http.ResponseWriter) (more bool) {
 		}
 		g.timer.Stop()
 		g.over().note(g.request, why, outcomeFields(why, g.since.elapsed(), g.fields())...)
-		if why == outcomeDropped {
+		if g.socket != nil {
+			g.hangUp(why)
+		}
+		if why == outcomeDropped && g.conn == nil {
 			panic(http.ErrAbortHandler) // else the client takes it for a clean end
 		}
 		return false
@@ -371,15 +416,28 @@ var droppedOnGoroutine atomic.Int64
 // writeStall is for how long a part may be written of which the client reads nothing.
 const writeStall = 30 * time.Second
 
-func writePart(w http.ResponseWriter, parts [][]byte) error {
-	rc := http.NewResponseController(w)
-	_ = rc.SetWriteDeadline(time.Now().Add(writeStall)) // not supported: then the server's own timeouts are what there is
+// write writes a part, and returns when the client has room for it.
+func (g *goroutineStream) write(parts [][]byte) error {
+	_ = g.setWriteDeadline(time.Now().Add(writeStall)) // not supported: then the server's own timeouts are what there is
+	g.timer.Reset(patience)
+	if g.conn != nil {
+		buffers := net.Buffers(parts)
+		_, err := buffers.WriteTo(g.conn)
+		return err
+	}
 	for _, b := range parts {
-		if _, err := w.Write(b); err != nil {
+		if _, err := g.writer.Write(b); err != nil {
 			return err
 		}
 	}
-	return rc.Flush()
+	return http.NewResponseController(g.writer).Flush()
+}
+
+func (g *goroutineStream) setWriteDeadline(t time.Time) error {
+	if g.conn != nil {
+		return g.conn.SetWriteDeadline(t)
+	}
+	return http.NewResponseController(g.writer).SetWriteDeadline(t)
 }
 
 var (

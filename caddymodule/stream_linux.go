@@ -32,10 +32,11 @@ type parkedStream struct {
 	onWire
 
 	// Not guarded: one part at a time is written.
-	begun  bool // its header was sent
-	cursor store.Cursor
-	missed bool
-	part   part // that is being written
+	begun     bool // its header was sent
+	cursor    store.Cursor
+	missed    bool
+	listening bool // to what comes over a WebSocket
+	part      part // that is being written
 }
 
 // park parks the connection, and has the stream begin.
@@ -49,7 +50,11 @@ func (p *parkedStream) park(home *park.Home) {
 
 // head returns what is known of the header.
 func (p *parkedStream) head() answerHead {
-	return answerHead{status: http.StatusOK, cursor: p.cursor.String(), missed: p.missed}
+	status := http.StatusOK
+	if p.socket != nil {
+		status = http.StatusSwitchingProtocols
+	}
+	return answerHead{status: status, cursor: p.cursor.String(), missed: p.missed}
 }
 
 func (p *parkedStream) poke() { p.conn.Post(p) }
@@ -61,14 +66,20 @@ func (p *parkedStream) Do(scratch *park.Scratch) {
 		return
 	}
 	p.part = next
-	chunked := p.minor > 0
+	chunked := p.minor > 0 && p.socket == nil
 	b := scratch.Bytes[:0]
 	if !p.begun {
 		p.begun = true
-		// On HTTP/1.0 the end of the stream is that of the connection.
-		b = p.appendHead(b, p.head(), p.fields(), p.last || !chunked)
-		if chunked {
+		switch {
+		case p.socket != nil:
+			b = p.appendHead(b, p.head(), p.fields(), false)
+			b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+			b = appendHeader(b, headerAccept, p.socket.accept)
+		case chunked:
+			b = p.appendHead(b, p.head(), p.fields(), p.last)
 			b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		default: // the end of the stream is that of the connection
+			b = p.appendHead(b, p.head(), p.fields(), true)
 		}
 		b = append(b, "\r\n"...)
 	}
@@ -103,10 +114,25 @@ func (p *parkedStream) Sent() {
 	if len(p.part.woken.Messages) > 0 {
 		p.pool.observeWake(p.part.woken)
 	}
+	reply := p.part.reply
 	p.part = part{} // what was sent may go
 	p.conn.SetLimit(p.limit())
-	if !p.sent() {
-		p.conn.Drop()
+	p.sent()
+	if p.socket != nil && (reply || !p.listening) {
+		p.listening = true
+		p.listen(p.readOn())
+	}
+}
+
+// Stalled implements park.Guest.
+func (p *parkedStream) Stalled() bool { return p.mayStall() }
+
+// Hear implements park.Listener, for a WebSocket.
+func (p *parkedStream) Hear(b []byte) { p.listen(p.hear(b)) }
+
+func (p *parkedStream) listen(more bool) {
+	if more {
+		p.conn.Listen()
 	}
 }
 
@@ -138,6 +164,6 @@ var (
 	_ carrier       = (*parkedStream)(nil)
 	_ store.Watcher = (*parkedStream)(nil)
 	_ waiter        = (*parkedStream)(nil)
-	_ park.Guest    = (*parkedStream)(nil)
+	_ park.Listener = (*parkedStream)(nil)
 	_ park.Task     = (*parkedStream)(nil)
 )

@@ -299,3 +299,14 @@ func TestClientsFromNPMReceiveAndResume(t *testing.T) {
 		})
 	}
 }
+
+func TestTheWebSocketFromNPMReceivesAndResumes(t *testing.T) {
+	t.Parallel()
+	for _, p := range parkings(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			s := startSockets(t, "", "stream_max 2s-3s", p.opts...)
+			followNPM(t, s, "ws", "format=ws", true)
+		})
+	}
+}

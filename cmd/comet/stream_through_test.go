@@ -2,7 +2,9 @@ package main_test
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +106,37 @@ func TestStreamsBehindProxies(t *testing.T) {
 					return true
 				}, kind.name, " does not find Comet again")
 			})
+		})
+	}
+}
+
+func TestWebSocketsBehindProxies(t *testing.T) {
+	t.Parallel()
+	for _, kind := range proxyKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			if missing := kind.missing(); missing != "" {
+				t.Skip(missing)
+			}
+			b := startBehind(t, kind)
+			front := fmt.Sprintf("127.0.0.1:%d", b.ports["FRONT"])
+			conn, err := net.Dial("tcp", front)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The page is one of the site, under whatever name the proxy has it.
+			ws := openSocket(t, newLink(t, conn, front), "/push?after=now&field=id", "Origin: http://"+front)
+			comettest.WaitSubscribers(t, b.Server, "id", 1)
+			for i := range 20 {
+				comettest.Publish(t, b.Server, fmt.Sprintf("id=%d", i))
+				ws.want(fmt.Sprint(i))
+			}
+			ws.send(final|textFrame, `{"watch":["secret"]}`)
+			if text := string(ws.wantFrame(textFrame)); !strings.Contains(text, `"status":403`) {
+				t.Errorf("told %s", text)
+			}
+			b.Stop(t)
+			ws.wantClosed(1001)
 		})
 	}
 }

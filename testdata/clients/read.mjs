@@ -49,6 +49,26 @@ const clients = {
 			onerror: (error) => say({ error: String(error) }) && undefined, // after the time that the server advised
 		});
 	},
+
+	// A WebSocket comes back as its user has it do.
+	async ws(url) {
+		const { WebSocket } = await import('ws');
+		const address = new URL(url.replace(/^http/, 'ws'));
+		const connect = () => {
+			const socket = new WebSocket(address);
+			socket.on('open', () => say({ open: true }));
+			socket.on('error', (error) => say({ error: error.message }));
+			socket.on('message', (text) => {
+				const told = JSON.parse(text);
+				for (const message of told.messages ?? (told.field ? [told] : [])) {
+					address.searchParams.set('after', message.cursor);
+					say({ id: message.cursor, event: message.event ?? 'message', data: message.data });
+				}
+			});
+			socket.on('close', () => setTimeout(connect, 50));
+		};
+		connect();
+	},
 };
 
 const [name, url] = process.argv.slice(2);

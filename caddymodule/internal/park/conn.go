@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,9 +31,22 @@ type Guest interface {
 	// Sent is called when a part of the answer was written, after Send.
 	Sent()
 
+	// Stalled is called now and then, as Options.Patience has it, while the client has
+	// not read all of a part of the answer. It reports whether that may go on.
+	Stalled() bool
+
 	// Answered is called when the answer was written, or could not be: then with
 	// the error. Until then the connection counts as Busy.
 	Answered(error)
+}
+
+// Listener is a guest that hears what its client sends while it waits.
+type Listener interface {
+	Guest
+
+	// Hear is called with what the client sent, once for each Listen. The bytes are
+	// of use until it returns.
+	Hear([]byte)
 }
 
 // What can be wrong with an answer.
@@ -74,6 +88,8 @@ type Conn struct {
 	readable bool // there may be something to read
 	hangup   bool // the client closed its connection, or its half
 	reading  bool // a goroutine reads what came early, and has early
+	listened bool // the guest is a Listener
+	listens  bool // and wants to hear more
 	more     bool // more of the answer follows what is written now
 	last     bool // it is closed after the answer
 	guest    Guest
@@ -96,7 +112,9 @@ const (
 type rest struct {
 	parts [][]byte
 	size  int64
+	read  time.Time // when the client read of it last
 	until time.Time
+	slow  bool // the client is to be dropped
 }
 
 // closingTime is for how long a client may take to close a connection that sent
@@ -198,6 +216,7 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 		c.readable = c.hasUnread()
 	}
 	c.state, c.guest, c.home = waiting, g, home
+	c.listened, c.listens = false, false
 	c.hear()
 	left := c.hangup
 	c.lot.parked.Add(1)
@@ -281,31 +300,127 @@ func (c *Conn) expire() {
 		return
 	}
 	var (
-		expired Guest
-		told    verdict
+		expired, stalled Guest
+		told             verdict
 	)
 	switch c.state { //nolint:exhaustive // in the others there is no limit
 	case waiting:
 		expired = c.guest
 	case writing:
-		told = c.fail(ErrSlow)
+		switch {
+		case time.Until(c.stalledUntil()) <= 0:
+			told = c.dropSlow()
+		case c.more:
+			stalled = c.guest
+		default: // it has read of it meanwhile
+			c.watchStall()
+		}
 	case idle, closing:
 		c.close()
 	}
+	rest := c.rest
 	c.mu.Unlock()
 	told.tell()
-	if expired != nil {
+	switch {
+	case expired != nil:
 		expired.Expire()
+	case stalled != nil:
+		c.stallOn(rest, stalled.Stalled())
 	}
 }
 
-// hear has what came over TLS read while a guest waits, but for what is known to
-// be a further request: it may be that the client leaves.
+// Listen has a guest that is a Listener hear what the client sends next. It is not
+// read before, so that who sends and does not read has to wait.
+func (c *Conn) Listen() {
+	c.mu.Lock()
+	c.listened, c.listens = true, true
+	if c.state == waiting {
+		c.hear()
+	}
+	c.mu.Unlock()
+}
+
+// hear has what the client sent read and heard while a guest waits that listens.
+// With TLS it is read for others too, but for what is known to be a further request:
+// it may be that the client leaves.
 func (c *Conn) hear() {
-	if c.tls && c.readable && !c.reading && len(c.early) == 0 {
+	hears := c.listens && (len(c.early) > 0 || c.readable && !c.tls)
+	switch {
+	case c.reading:
+	case hears:
+		c.reading = true
+		c.Post((*hearing)(c))
+	case c.tls && c.readable && len(c.early) == 0 && !c.hangup:
 		c.reading = true
 		_ = c.inner.SetReadDeadline(time.Now().Add(listenTime))
 		go c.listen()
+	}
+}
+
+// hearing has the guest of a Conn hear what came. It is a Task.
+type hearing Conn
+
+// hearSize is how much a guest hears at once.
+const hearSize = 4 << 10
+
+// Do implements Task.
+func (h *hearing) Do(scratch *Scratch) {
+	c := (*Conn)(h)
+	scratch.Bytes = slices.Grow(scratch.Bytes[:0], hearSize)
+	c.mu.Lock()
+	c.reading = false
+	var heard []byte
+	left := c.hangup
+	switch c.state { //nolint:exhaustive // a part of the answer is being written, or it is closed
+	case waiting:
+		heard = c.take(scratch.Bytes[:hearSize])
+	case idle:
+		c.proceed()
+	}
+	left = c.hangup && !left
+	guest := c.guest
+	c.listens = c.listens && len(heard) == 0
+	c.mu.Unlock()
+	if len(heard) > 0 {
+		guest.(Listener).Hear(heard)
+	}
+	if left {
+		guest.Leave()
+	}
+}
+
+// take returns what came, as much as there is room for.
+func (c *Conn) take(room []byte) []byte {
+	if len(c.early) == 0 && !c.tls {
+		n, err := c.receive(room)
+		if err != nil || n == 0 { // an event tells of the end
+			c.readable = false
+			return nil
+		}
+		return room[:n]
+	}
+	n := copy(room, c.early)
+	if c.early = c.early[n:]; len(c.early) > 0 {
+		return room[:n]
+	}
+	c.early = nil
+	if c.readEarly() {
+		c.hangup = true
+	}
+	if c.tls && len(c.early) == 0 {
+		n, err := c.peek()
+		c.readable = err == nil && n > 0
+	}
+	return room[:n]
+}
+
+// receive is recv, and does not wait.
+func (c *Conn) receive(room []byte) (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(int(c.fd), room, unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
 	}
 }
 
@@ -323,13 +438,19 @@ func (c *Conn) listen() {
 	c.reading = false
 	c.early = append(c.early, room[:n]...)
 	var leaving Guest
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.readable = false // but for the beginning of something
+	case err != nil:
 		if c.state == waiting && !c.hangup {
 			leaving = c.guest
 		}
 		c.hangup = true
 	}
-	if c.state == idle {
+	switch c.state { //nolint:exhaustive // in the others nobody asks for it
+	case waiting:
+		c.hear()
+	case idle:
 		c.proceed()
 	}
 	c.mu.Unlock()
@@ -340,6 +461,9 @@ func (c *Conn) listen() {
 
 // settle is called when the answer is written: the connection waits for a further
 // request, which may be there already, or is closed.
+//
+// The client of one that listened ends the connection itself, once it has read to the
+// end.
 func (c *Conn) settle() {
 	switch {
 	case !c.last:
@@ -352,7 +476,7 @@ func (c *Conn) settle() {
 		if c.readable || c.hangup || len(c.early) > 0 {
 			c.proceed()
 		}
-	case (c.discard() || len(c.early) > 0) && !c.hangup && c.closeWrite() == nil:
+	case (c.discard() || len(c.early) > 0 || c.listened) && !c.hangup && c.closeWrite() == nil:
 		// More of what the client sends may be on its way. To close now would reset
 		// the connection when it comes, and the client would lose what it has not
 		// read yet of the answer.
@@ -372,10 +496,7 @@ func (c *Conn) discard() bool {
 	var room [4 << 10]byte
 	total := 0
 	for total < maxDiscard {
-		n, _, err := unix.Recvfrom(int(c.fd), room[:], unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := c.receive(room[:])
 		if err != nil || n == 0 {
 			break
 		}

@@ -25,6 +25,10 @@ type Options struct {
 	// read them. A client whose rest does not fit is dropped. Default: 256 MiB.
 	MaxUnsent int64
 
+	// Patience is how often a guest is asked whether a client may go on that has not
+	// read all of a part. Default: 1s.
+	Patience time.Duration
+
 	// Stall is after how long a client that reads nothing of the rest of its
 	// answer is dropped. Default: 30s.
 	Stall time.Duration
@@ -63,6 +67,9 @@ var ErrUnsupported = errors.New("the connection cannot be parked")
 func New(opts Options) (*Lot, error) {
 	if opts.MaxUnsent == 0 {
 		opts.MaxUnsent = 256 << 20
+	}
+	if opts.Patience == 0 {
+		opts.Patience = time.Second
 	}
 	if opts.Stall == 0 {
 		opts.Stall = 30 * time.Second

@@ -272,6 +272,8 @@ type guest struct {
 	answers       atomic.Int64 // how often it was told of one
 	answered      chan error
 	sent          chan struct{}
+	stalls        atomic.Int64
+	impatient     atomic.Bool
 }
 
 func newGuest() *guest { return &guest{answered: make(chan error, 8), sent: make(chan struct{}, 8)} }
@@ -279,6 +281,11 @@ func newGuest() *guest { return &guest{answered: make(chan error, 8), sent: make
 func (g *guest) Expire() { g.expired.Add(1) }
 func (g *guest) Leave()  { g.left.Add(1) }
 func (g *guest) Sent()   { g.sent <- struct{}{} }
+func (g *guest) Stalled() bool {
+	g.stalls.Add(1)
+	return !g.impatient.Load()
+}
+
 func (g *guest) Answered(err error) {
 	g.answers.Add(1)
 	g.answered <- err

@@ -79,21 +79,48 @@ func TestAClientThatDoesNotReadItsPartIsDropped(t *testing.T) {
 	})
 }
 
-func TestWhoDropsAClientIsToldThatItIsOver(t *testing.T) {
+func TestAGuestIsAskedWhetherAClientMayGoOnNotToReadAPart(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
-		r := newRig(t, Options{}, 0)
-		l := r.connect(k)
+		r := newRig(t, Options{Patience: 20 * time.Millisecond}, 0)
+		l := r.connectTight(k)
 		g := r.park(l)
 		l.part(g, "one")
-		l.conn.Drop()
+		if n := g.stalls.Load(); n != 0 {
+			t.Errorf("it was asked %d times of a client that reads", n)
+		}
+		large := pattern(1 << 20)
+		l.conn.Send(large, nil)
+		eventually(t, "it is asked again and again", func() bool { return g.stalls.Load() >= 3 })
+		wantRead(t, l.client, "one"+string(large))
+		receive(t, "Sent", g.sent)
+		l.conn.Send(large, nil)
+		g.impatient.Store(true)
 		if err := receive(t, "Answered", g.answered); !errors.Is(err, ErrSlow) {
 			t.Errorf("answered with the error %v", err)
 		}
 		if n := r.lot.Dropped(); n != 1 {
 			t.Errorf("%d were dropped", n)
 		}
+		if n := g.answers.Load(); n != 1 {
+			t.Errorf("it was told of %d answers", n)
+		}
 		r.wantParked(0)
-		wantRead(t, l.client, "one")
+	})
+}
+
+func TestNobodyIsAskedOfTheEndOfAnAnswer(t *testing.T) {
+	onEach(t, func(t *testing.T, k kind) {
+		r := newRig(t, Options{Patience: time.Millisecond, Stall: 100 * time.Millisecond}, 0)
+		l := r.connectTight(k)
+		g := r.park(l)
+		g.impatient.Store(true)
+		l.conn.Answer(pattern(1<<20), nil, true)
+		if err := receive(t, "Answered", g.answered); !errors.Is(err, ErrSlow) {
+			t.Errorf("answered with the error %v", err)
+		}
+		if n := g.stalls.Load(); n != 0 {
+			t.Errorf("it was asked %d times", n)
+		}
 	})
 }
 

@@ -61,6 +61,8 @@ func (g *stormGuest) Expire() { g.end() }
 func (g *stormGuest) Leave()  { g.end() }
 func (g *stormGuest) Sent()   {}
 
+func (g *stormGuest) Stalled() bool { return true }
+
 func (g *stormGuest) Answered(error) {
 	g.s.answered.Add(1)
 	if g.done.Add(1) > 1 {

@@ -37,16 +37,6 @@ func (c *Conn) Send(head []byte, parts [][]byte) {
 	told.tell()
 }
 
-// Drop ends the connection at once because its client does not read, instead of an
-// answer.
-func (c *Conn) Drop() {
-	c.mu.Lock()
-	c.lot.writing.Add(1)
-	told := c.fail(ErrSlow)
-	c.mu.Unlock()
-	told.tell()
-}
-
 func (c *Conn) answer(head []byte, parts [][]byte) verdict {
 	c.state = writing
 	c.lot.writing.Add(1)
@@ -71,7 +61,6 @@ func (c *Conn) answerPlain(head []byte, parts [][]byte, size int64) verdict {
 	if err := c.keep(advance(append([][]byte{bytes.Clone(head)}, parts...), n), size-n); err != nil {
 		return c.fail(err)
 	}
-	c.lot.wheel.set(c, c.lot.opts.Stall)
 	// It may have become writable meanwhile; then the event comes at once.
 	if err := c.lot.control(unix.EPOLL_CTL_MOD, c, writeEvents); err != nil {
 		return c.fail(err)
@@ -138,8 +127,54 @@ func (c *Conn) keep(parts [][]byte, size int64) error {
 		c.lot.unsent.Add(-size)
 		return ErrUnsent
 	}
-	c.rest = &rest{parts, size, time.Now().Add(c.lot.opts.Slowest)}
+	at := time.Now()
+	c.rest = &rest{parts: parts, size: size, read: at, until: at.Add(c.lot.opts.Slowest)}
+	c.watchStall()
 	return nil
+}
+
+// stalledUntil returns when a client is dropped that reads nothing more.
+func (c *Conn) stalledUntil() time.Time {
+	until := c.rest.read.Add(c.lot.opts.Stall)
+	if until.After(c.rest.until) {
+		return c.rest.until
+	}
+	return until
+}
+
+// watchStall sets the time limit of a client that has not read all.
+func (c *Conn) watchStall() {
+	limit := time.Until(c.stalledUntil())
+	if c.more {
+		limit = min(limit, c.lot.opts.Patience)
+	}
+	c.lot.wheel.set(c, limit)
+}
+
+// stallOn is called when the guest was asked whether the client may go on not to
+// read the rest of a part.
+func (c *Conn) stallOn(r *rest, may bool) {
+	c.mu.Lock()
+	var told verdict
+	switch {
+	case c.state != writing || c.rest != r: // it has read it
+	case may:
+		c.watchStall()
+	default:
+		told = c.dropSlow()
+	}
+	c.mu.Unlock()
+	told.tell()
+}
+
+// dropSlow ends an answer that the client does not read.
+func (c *Conn) dropSlow() verdict {
+	if c.tls { // whoever writes it sees to that
+		c.rest.slow = true
+		_ = c.inner.SetWriteDeadline(longAgo)
+		return verdict{}
+	}
+	return c.fail(ErrSlow)
 }
 
 // Do writes on when the client has read. It implements Task.
@@ -162,7 +197,8 @@ func (c *Conn) writeOn() verdict {
 	c.rest.parts, c.rest.size = advance(c.rest.parts, n), c.rest.size-n
 	if c.rest.size > 0 {
 		if n > 0 {
-			c.lot.wheel.set(c, min(c.lot.opts.Stall, time.Until(c.rest.until)))
+			c.rest.read = time.Now()
+			c.watchStall()
 		}
 		return verdict{}
 	}
@@ -254,7 +290,6 @@ func (c *Conn) answerTLS(head []byte, parts [][]byte, size int64) verdict {
 	if err := c.keep(append([][]byte{bytes.Clone(head)}, parts...), size); err != nil {
 		return c.fail(err)
 	}
-	c.lot.wheel.stop(c)
 	go c.writeTLS(c.rest)
 	return verdict{}
 }
@@ -268,11 +303,11 @@ func (c *Conn) writeTLS(r *rest) {
 	for _, part := range r.parts {
 		for len(part) > 0 && err == nil {
 			chunk := part[:min(len(part), chunkTLS)]
-			deadline := time.Now().Add(c.lot.opts.Stall)
-			if deadline.After(r.until) {
-				deadline = r.until
+			c.mu.Lock()
+			if r.read = time.Now(); !r.slow {
+				_ = c.inner.SetWriteDeadline(c.stalledUntil())
 			}
-			_ = c.inner.SetWriteDeadline(deadline)
+			c.mu.Unlock()
 			_, err = c.inner.Write(chunk)
 			part = part[len(chunk):]
 		}

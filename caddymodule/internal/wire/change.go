@@ -9,6 +9,10 @@ import (
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 )
 
+// MaxChange is how large a request may be that changes what a stream watches, in
+// bytes.
+const MaxChange = 64 << 10
+
 // Change is what a request asks for that changes what a stream watches.
 type Change struct {
 	Watch, Unwatch []string // each name once in a list
@@ -122,12 +126,18 @@ func notAllowed(name string) *Error {
 
 // Watched returns what a client is told of what its stream watches now.
 func Watched(cursor store.Cursor, fields []string) []byte {
-	b := append(append([]byte(`{"cursor":"`), cursor.String()...), `","watch":[`...)
+	b := append(append([]byte(`{"cursor":"`), cursor.String()...), `",`...)
+	return append(appendWatched(b, fields), "}\n"...)
+}
+
+// appendWatched appends the member of an object that says what is watched.
+func appendWatched(b []byte, fields []string) []byte {
+	b = append(b, `"watch":[`...)
 	for i, name := range fields {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = appendString(b, name)
 	}
-	return append(b, "]}\n"...)
+	return append(b, ']')
 }

@@ -54,8 +54,7 @@ var mediaTypes = map[Format]string{
 // readFormat returns the format that a request asks for: by name, by Upgrade, or
 // by Accept.
 func readFormat(route HoldRoute, name string, header http.Header) (Format, *Error) {
-	// As HTTP/1.1 asks for one. Over HTTP/2 that is another method.
-	upgrade := strings.EqualFold(header.Get("Upgrade"), "websocket")
+	upgrade := isUpgrade(header)
 	offered := make([]string, len(route.Formats))
 	for i, f := range route.Formats {
 		offered[i] = mediaTypes[f]

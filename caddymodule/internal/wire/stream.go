@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/gobwas/ws"
+
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 )
 
@@ -18,7 +20,7 @@ const MaxAnswer = 1 << 20
 // Piece is what a client is sent of a result.
 type Piece struct {
 	Cursor store.Cursor // after all that is in it
-	Parts  [][]byte     // shared with other pieces, not to be changed; of WS each is the text of a frame
+	Parts  [][]byte     // shared with other pieces, not to be changed
 
 	encoded []*store.Encoded // what Parts are of: others share it while this is sent
 }
@@ -36,6 +38,7 @@ func (p *Piece) Len() int {
 const (
 	asData    store.Encoding = iota // as they were published
 	asObject                        // an object of JSON, on a line
+	asFrame                         // a frame of a WebSocket with the object
 	asScript                        // a script that calls comet with the object
 	asEvent                         // an event with the data
 	asWrapped                       // an event with the object
@@ -47,6 +50,7 @@ var encoders = [...]func(m *store.Message, epoch string) []byte{
 	asObject: func(m *store.Message, epoch string) []byte {
 		return append(MessageObject(m, epoch), '\n')
 	},
+	asFrame:  func(m *store.Message, epoch string) []byte { return textFrame(MessageObject(m, epoch)) },
 	asScript: scriptOf,
 	asEvent: func(m *store.Message, epoch string) []byte {
 		return appendEvent(nil, m.Event, store.Cursor{Epoch: epoch, Position: m.Position}, eventData(m))
@@ -104,9 +108,12 @@ func (s Style) End(retry time.Duration) []byte {
 		return append(retryLine(retry), '\n')
 	case Multipart:
 		return nil // a closing boundary would put an empty part in place of the last one
-	default:
-		return s.tell(appendRetry([]byte{'{'}, retry))
 	}
+	end := s.tell(appendRetry([]byte{'{'}, retry))
+	if s.Format == WS {
+		end = append(end, CloseFrame...)
+	}
+	return end
 }
 
 // appendRetry appends the last member of an object.
@@ -114,8 +121,7 @@ func appendRetry(b []byte, retry time.Duration) []byte {
 	return append(strconv.AppendInt(append(b, `"retry":`...), retry.Milliseconds(), 10), '}')
 }
 
-// Heartbeat returns what says nothing but that the stream is alive. For WS there
-// are pings.
+// Heartbeat returns what says nothing but that the stream is alive.
 func (s Style) Heartbeat() []byte {
 	switch s.Format {
 	case SSE:
@@ -123,7 +129,7 @@ func (s Style) Heartbeat() []byte {
 	case Multipart:
 		return []byte("Comet-Heartbeat:\r\n") // into the head of the part to come
 	case WS:
-		return nil
+		return ws.CompiledPing
 	default:
 		return []byte("\n")
 	}
@@ -146,11 +152,7 @@ func (s Style) Piece(result store.Result) Piece {
 	}
 	for i, e := range p.encoded {
 		told = store.Cursor{Epoch: p.Cursor.Epoch, Position: result.Messages[i].Position}
-		if s.Format == WS {
-			p.Parts = append(p.Parts, objectIn(e.Bytes, as))
-		} else {
-			p.Parts = append(p.Parts, e.Bytes)
-		}
+		p.Parts = append(p.Parts, e.Bytes)
 	}
 	if told != p.Cursor && s.Format != Multipart { // which says it with the next part
 		p.Parts = append(p.Parts, s.cursor(p.Cursor))
@@ -178,6 +180,8 @@ func (s Style) encoding() store.Encoding {
 		return asPart
 	case s.Format == Iframe:
 		return asScript
+	case s.Format == WS:
+		return asFrame
 	}
 	return asObject
 }
@@ -209,7 +213,7 @@ func (s Style) tell(object []byte) []byte {
 	case Iframe:
 		return []byte(scriptStart + string(object) + scriptEnd)
 	case WS:
-		return object
+		return textFrame(object)
 	default:
 		return append(object, '\n')
 	}

@@ -112,7 +112,7 @@ func TestAMessageInEveryFormat(t *testing.T) {
 				{Style{Format: NDJSON}, test.object + "\n"},
 				{Style{Format: Multipart}, test.part},
 				{Style{Format: Iframe, Callback: "f"}, "<script>comet(" + script + ")</script>\n"},
-				{Style{Format: WS}, test.object},
+				{Style{Format: WS}, frame(test.object)},
 			} {
 				p := c.style.Piece(r)
 				if got := body(p); got != c.want || p.Cursor.String() != "e.7" || len(p.Parts) != 1 {
@@ -185,8 +185,8 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 		},
 		{
 			Style{Format: WS},
-			head, "", end, `{"cursor":"e.9"}`, missed,
-			before + first + second, first + `{"cursor":"e.8"}`,
+			frame(head), "\x89\x00", frame(end) + "\x88\x02\x03\xe9", frame(`{"cursor":"e.9"}`), frame(missed),
+			frame(before) + frame(first) + frame(second), frame(first) + frame(`{"cursor":"e.8"}`),
 		},
 		{
 			Style{Format: Iframe, Callback: "a.b"},
@@ -333,7 +333,7 @@ func TestWhatIsSentIsSharedByAllWhoGetIt(t *testing.T) {
 			seen[&p.Parts[0][0]] += string(style.Format) + " "
 		}
 	}
-	if len(seen) != 5 {
+	if len(seen) != 6 {
 		t.Errorf("%d messages in %d pieces: %v", len(seen), len(keep), seen)
 	}
 }

@@ -1,0 +1,244 @@
+package caddymodule
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// headerAccept answers the key of a request for a WebSocket.
+const headerAccept = "Sec-Websocket-Accept"
+
+// isConnect reports whether r asks for a WebSocket as HTTP/2 (RFC 8441) and HTTP/3
+// (RFC 9220) do it. Servers tell the method in two ways.
+func isConnect(r *http.Request) bool {
+	return r.Method == http.MethodConnect && (r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket")
+}
+
+// asUpgrade returns the method and the header of r as they would be if it asked for
+// its WebSocket over HTTP/1.
+func asUpgrade(r *http.Request) (method string, header http.Header) {
+	if !isConnect(r) {
+		return r.Method, r.Header
+	}
+	header = maps.Clone(r.Header)
+	header.Set("Upgrade", "websocket")
+	return http.MethodGet, header
+}
+
+// acceptSocket returns what the answer to a request for a WebSocket says of its key,
+// if it has one, or why there is none.
+func (h *Hold) acceptSocket(r *http.Request) (accept string, e *wire.Error) {
+	switch {
+	case !isConnect(r) && !r.ProtoAtLeast(1, 1):
+		return "", wire.Errorf(http.StatusBadRequest, "there are no WebSockets over HTTP/1.0; a proxy on the way may have to be told to speak HTTP/1.1")
+	case !isConnect(r):
+		if accept, e = wire.AcceptSocket(r.Method, r.Header); e != nil {
+			return "", e
+		}
+	}
+	// A browser lets every page open a WebSocket to everywhere, with the cookies of
+	// its visitor, and leaves it to the server.
+	origin := r.Header.Get("Origin")
+	if origin != "" && !isOfSite(origin, r) && (h.CORS == nil || !h.CORS.allows(origin)) {
+		return "", wire.Errorf(http.StatusForbidden, "%s", notAllowed(origin))
+	}
+	return accept, nil
+}
+
+// isOfSite reports whether an origin is that of the site which r came to. Schemes
+// are not compared: a proxy may speak TLS in place of the server. It may also have
+// another name for it, and say that of the site; a page cannot.
+func isOfSite(origin string, r *http.Request) bool {
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",")
+	return slices.ContainsFunc([]string{r.Host, strings.TrimSpace(forwarded)}, func(host string) bool {
+		return strings.EqualFold(withoutUsualPort(u.Host, u.Scheme), withoutUsualPort(host, u.Scheme))
+	})
+}
+
+// withoutUsualPort returns a host without the port that its scheme has anyway.
+func withoutUsualPort(host, scheme string) string {
+	return strings.TrimSuffix(host, ":"+usualPorts[scheme])
+}
+
+// socket is what a stream over a WebSocket has more than others: a client that says
+// something.
+type socket struct {
+	accept string      // what answers the key; empty: there was none
+	frames wire.Frames // not guarded: one goroutine at a time hears
+	silent int         // for how many heartbeats nothing was heard; guarded by stream.mu
+	closes bool        // with its reply; likewise
+}
+
+// maxSilent is for how many heartbeats a client need not be heard, though it is to
+// answer each.
+const maxSilent = 2
+
+// isSilent is called before a heartbeat. It reports whether the client is taken to be
+// gone.
+func (k *socket) isSilent() bool {
+	k.silent++
+	return k.silent > maxSilent
+}
+
+// hear is given what came over the WebSocket of s. It reports whether more is to be
+// heard now: not before what the client said is answered. Then readOn is called.
+func (s *stream) hear(b []byte) (more bool) {
+	s.mu.Lock()
+	s.socket.silent = 0
+	s.mu.Unlock()
+	s.socket.frames.Add(b)
+	return s.readOn()
+}
+
+// readOn is hear for what came before.
+func (s *stream) readOn() (more bool) {
+	said, ok := s.socket.frames.Next()
+	if !ok {
+		return true
+	}
+	reply := said.Reply
+	if said.Text != nil {
+		reply = s.changeAs(said.Text)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reply, s.socket.closes = reply, said.Last
+	if said.Last && !s.ended {
+		s.ended, s.why = true, outcomeLeft
+		if said.Wrong {
+			s.why = outcomeRefused
+		}
+	}
+	s.pokeIfWaiting()
+	return false
+}
+
+// changeAs changes what s watches as its client says, and returns the frame that
+// answers it.
+func (s *stream) changeAs(text []byte) []byte {
+	var (
+		fields []string
+		change wire.Change
+	)
+	allowed, e := s.allowed()
+	if e == nil {
+		change, e = wire.ReadChange(allowed, string(text))
+	}
+	if e == nil {
+		fields, e = s.change(change)
+	}
+	if e != nil {
+		return wire.ErrorFrame(e)
+	}
+	return wire.WatchedFrame(fields)
+}
+
+// allowed returns what the route of s allows its request.
+func (s *stream) allowed() (wire.HoldRoute, *wire.Error) {
+	route := s.holding()
+	if route.fixed != nil {
+		return *route.fixed, nil
+	}
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	if s.held.over {
+		return wire.HoldRoute{}, errNoSession
+	}
+	r, err := s.waiter.look(route.access.server)
+	if err != nil {
+		return wire.HoldRoute{}, wire.Errorf(http.StatusInternalServerError, "the request cannot be looked at again: %v", err)
+	}
+	allowed, err := route.expand(r)
+	if err != nil {
+		return wire.HoldRoute{}, wire.Errorf(http.StatusForbidden, "%v", err)
+	}
+	return allowed, nil
+}
+
+// upgrade makes a WebSocket of what the request came on, and has it listened to.
+func (g *goroutineStream) upgrade() error {
+	g.replied = make(chan struct{}, 1)
+	control := http.NewResponseController(g.writer)
+	if g.socket.accept == "" { // HTTP/2 or HTTP/3
+		g.writer.WriteHeader(http.StatusOK)
+		if err := control.Flush(); err != nil {
+			return err
+		}
+		go g.listen(g.request.Body)
+		return nil
+	}
+	header := g.writer.Header()
+	header.Set("Connection", "Upgrade")
+	header.Set("Upgrade", "websocket")
+	header.Set(headerAccept, g.socket.accept)
+	g.writer.WriteHeader(http.StatusSwitchingProtocols)
+	conn, buffered, err := control.Hijack()
+	if err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Time{}) // the server may have left one
+	if err := buffered.Flush(); err != nil {
+		_ = conn.Close()
+		return err
+	}
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is buffered is there
+	g.conn = conn
+	go func() {
+		g.listen(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn))
+		// What is not read would reset the connection, and the client would lose what
+		// it has not read yet.
+		_, _ = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+	}()
+	return nil
+}
+
+// listen hears what the client says until it leaves, or all is over.
+func (g *goroutineStream) listen(client io.Reader) {
+	var room [512]byte
+	for {
+		n, err := client.Read(room[:])
+		if n > 0 {
+			for more := g.hear(room[:n]); !more; more = g.readOn() {
+				if _, goesOn := <-g.replied; !goesOn {
+					return
+				}
+			}
+		}
+		if err != nil {
+			g.end(outcomeLeft)
+			return
+		}
+	}
+}
+
+// closingTime is for how long a client may take to close its WebSocket when it was
+// told to.
+const closingTime = time.Second
+
+// hangUp ends a WebSocket when the last was sent, or nothing can be sent any more.
+func (g *goroutineStream) hangUp(why outcome) {
+	close(g.replied)
+	switch {
+	case g.conn == nil: // it ends with the request
+	case why == outcomeDropped:
+		_ = g.conn.Close()
+	default:
+		if c, ok := g.conn.(interface{ CloseWrite() error }); ok {
+			_ = c.CloseWrite()
+		}
+		_ = g.conn.SetReadDeadline(time.Now().Add(closingTime))
+	}
+}
