@@ -23,7 +23,7 @@ func paged(options string) string {
 		client /comet.js
 		hold /push {
 			field id news **
-			formats text json raw sse ndjson multipart iframe jsonp
+			formats text json raw sse ndjson multipart iframe jsonp ws
 			retry 50ms-100ms
 			` + options + `
 		}
@@ -114,6 +114,7 @@ func TestEachTransportOfABrowserGivesNumberedMessagesOnceInOrder(t *testing.T) {
 		"comet.js, sse":    by(map[string]any{"transport": "sse"}),
 		"comet.js, stream": by(map[string]any{"transport": "stream"}),
 		"comet.js, poll":   by(map[string]any{"transport": "poll"}),
+		"comet.js, ws":     by(map[string]any{"transport": "ws"}),
 		"iframe":           "/iframe.html?" + raw,
 		"jsonp":            "/jsonp.html?" + raw,
 		"XMLHttpRequest":   "/xhr.html?" + raw,
