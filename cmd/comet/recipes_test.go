@@ -28,6 +28,7 @@ var recipesRun = []string{
 	"publish.sh", "comet.php", "post.php", "publish.mjs",
 	"postgresql.sql", "postgresql.sh", "mariadb.sql", "mariadb.sh",
 	"jquery.js", "jquery-use.js", "useComet.js",
+	"htmx.html", "htmx-4.html", "htmx.sh", "turbo.html", "turbo-comet.html", "turbo.sh",
 }
 
 // recipesSite publishes to fields and lets a browser have the recipes.
