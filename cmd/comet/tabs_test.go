@@ -152,7 +152,7 @@ func TestPagesThatWereFrozenCatchUp(t *testing.T) {
 	})
 
 	for name, cut := range map[string]func(){
-		"a page alone":                                   func() {},
+		"a page alone": func() {},
 		"a page alone whose connection is cut meanwhile": c.cut,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 // paged is a site with every format, with options in the block of its hold route, and
-// with the pages of testdata/browser.
+// with the pages of testdata/browser. Of another route less may be watched.
 func paged(options string) string {
 	return `
 	comet {
@@ -26,6 +26,9 @@ func paged(options string) string {
 			formats text json raw sse ndjson multipart iframe jsonp ws
 			retry 50ms-100ms
 			` + options + `
+		}
+		hold /few {
+			field news
 		}
 	}
 	root {$PAGES}
