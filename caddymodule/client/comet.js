@@ -4,7 +4,8 @@
 // Of the tabs of a browser that watch the same URL one leads: it has the
 // connection, and hands what it is told to the others. Each thing that it hands on
 // names the cursor that it comes after. So a tab knows when it has missed
-// something, and one that takes over goes on from where the leader was.
+// something, and one that takes over goes on from where the leader was. It may have
+// been frozen, and be behind the others: what it catches up with is past to them.
 //
 // Cursors are opaque: they are compared for being the same, and for nothing else.
 //
@@ -54,6 +55,7 @@ class Comet extends EventTarget {
 
 	// The connection of the tab that leads.
 	#leads = false;
+	#ready = false; // it has caught up
 	#running = false;
 	#attempt;
 	#rouse; // ends a pause
@@ -72,6 +74,7 @@ class Comet extends EventTarget {
 	// The other tabs.
 	#id = Math.random().toString(36).slice(2);
 	#name;
+	#term = 0; // when the tab that leads began to; one that was frozen may not know that it leads no more
 	#channel;
 	#tabs = new Map(); // id → the fields that a tab wants
 	#joined; // an AbortController: ends being one of the tabs
@@ -190,6 +193,7 @@ class Comet extends EventTarget {
 		const news = {
 			after,
 			cursor: this.#cursor,
+			past: !this.#ready,
 			missed: told.missed && (told.missed_fields || [...this.#fields()]),
 			messages: told.messages || (field === undefined ? [] : [told]),
 		};
@@ -270,6 +274,10 @@ class Comet extends EventTarget {
 				await this.#present(signal, reached);
 				reached = true;
 				if (signal.aborted) continue;
+				if (!this.#ready) {
+					this.#ready = true;
+					this.#welcome();
+				}
 				this.#asked = this.#heard = Date.now();
 				if (name !== 'poll') timer = setTimeout(() => this.#opened || this.#cut(SILENT), (this.#options.patience || 5) * this.#second);
 				await { sse: this.#viaEventSource, stream: this.#viaFetch, poll: this.#viaPolls, ws: this.#viaWebSocket }[name].call(this, signal);
@@ -321,8 +329,8 @@ class Comet extends EventTarget {
 		this.#become('waiting');
 	}
 
-	// present asks for the present state of fields that were not watched before; or
-	// else, unless the server was reached already, for what came meanwhile.
+	// present asks for the present state of fields that were not watched before; and,
+	// unless the server was reached already, for what came meanwhile.
 	//
 	// The state of a new field is given only when nothing came for it after the
 	// cursor: what did will come again from there, and in order.
@@ -336,7 +344,7 @@ class Comet extends EventTarget {
 			if (begin) this.#take(state);
 			else states = state.messages;
 		}
-		if (states.length || !fresh.length && !reached) {
+		if (states.length || !begin && !reached) {
 			const answers = [];
 			let after = this.#cursor, full;
 			do {
@@ -483,6 +491,8 @@ class Comet extends EventTarget {
 	#lead() {
 		if (this.#leads) return;
 		this.#leads = true;
+		this.#ready = false;
+		this.#term = Math.max(Date.now(), this.#term + 1);
 		this.#cursor = this.#behind || this.#cursor;
 		this.#behind = undefined;
 		this.#hand({ wants: [...this.#watched.keys()], hello: true, leads: true });
@@ -519,7 +529,7 @@ class Comet extends EventTarget {
 		this.#join();
 	}
 
-	#hand(thing) { this.#channel?.postMessage({ id: this.#id, ...thing }); }
+	#hand(thing) { this.#channel?.postMessage({ id: this.#id, term: this.#term, ...thing }); }
 
 	#handed(thing) {
 		const { id, wants, to } = thing;
@@ -543,38 +553,43 @@ class Comet extends EventTarget {
 			}
 			return;
 		}
-		if (thing.ping || to && to !== this.#id) return;
+		if (thing.ping || to && to !== this.#id || thing.term < this.#term) return;
+		this.#term = thing.term;
 		this.#heard = Date.now();
 		if (thing.state) {
 			this.#transport = thing.transport;
 			this.#choice = Math.max(0, ORDER.indexOf(thing.transport)); // what works for one does for all
 			this.#become(thing.state);
 		}
-		if (thing.states) this.#give(thing.states);
-		if (to) this.#welcomed(thing);
+		if (thing.states) this.#begin(thing.states.messages);
+		if (thing.latest) this.#welcomed(thing);
 		else if (thing.messages) this.#follow(thing);
 	}
 
-	// welcome tells a tab where this one is, and what it knows.
+	// welcome tells a tab, or all, where this one is, and what it knows.
 	#welcome(to) {
-		this.#hand({ to, cursor: this.#cursor, latest: [...this.#latest], state: this.#state, transport: this.#transport });
+		const latest = this.#ready && [...this.#latest.values()].filter((message) => message);
+		this.#hand({ to, cursor: this.#cursor, latest, state: this.#state, transport: this.#transport });
+	}
+
+	// begin is given the state of fields, some of which may be new to this tab.
+	#begin(messages) {
+		this.#give({ messages: messages.filter(({ field }) => !this.#latest.has(field)) });
 	}
 
 	#welcomed({ cursor, latest }) {
-		const messages = latest.filter(([field, message]) => message && !this.#latest.has(field)).map(([, message]) => message);
-		this.#give({ messages });
+		this.#begin(latest);
 		this.#cursor ||= cursor;
 		this.#follow({ after: cursor, cursor, messages: [] });
 	}
 
 	// follow is given what the tab that leads was told.
 	#follow(news) {
-		if (this.#behind) {
-			this.#queue.push(news);
-		} else if (news.after === this.#cursor) {
+		if (!this.#behind && news.after === this.#cursor) {
 			this.#cursor = news.cursor;
 			this.#give(news);
-		} else if (this.#cursor) {
+		} else if (this.#cursor && !news.past) {
+			if (this.#behind) return this.#queue.push(news);
 			this.#behind = this.#cursor;
 			this.#queue = [news];
 			this.#catchUp(this.#joined.signal);

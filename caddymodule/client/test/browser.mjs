@@ -107,7 +107,10 @@ class Tab extends EventTarget {
 			const requests = this.#browser.locks.get(name) || [];
 			const request = { tab: this, callback, resolve, reject };
 			if (steal) {
-				if (requests[0]?.granted) requests.shift().reject(new DOMException('stolen', 'AbortError'));
+				if (requests[0]?.granted) {
+					const robbed = requests.shift();
+					robbed.tab.run(() => robbed.reject(new DOMException('stolen', 'AbortError')));
+				}
 				requests.unshift(request);
 			} else {
 				requests.push(request);

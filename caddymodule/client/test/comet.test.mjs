@@ -465,6 +465,58 @@ test('a tab that leads and is frozen loses the lead to one that is seen', async 
 	assert.deepEqual(other.got, [1, 2, 3, 4]);
 });
 
+test('a tab that was frozen and takes over hands on nothing that is past to the others', async (t) => {
+	const server = await Server.start(t);
+	const browser = new Browser(t);
+	const tab = browser.tab();
+	const first = connect(t, tab, server);
+	await until(() => first.comet.state === 'open');
+	const sleeper = browser.tab();
+	const second = connect(t, sleeper, server);
+	await until(() => second.comet.state === 'open');
+	server.publish('id', 1);
+	await until(() => second.got.length === 1);
+	sleeper.freeze();
+	for (let i = 2; i <= 5; i++) server.publish('id', i);
+	await until(() => first.got.length === 5);
+	const third = connect(t, browser.tab(), server);
+	await until(() => third.got.length === 1);
+	sleeper.forget();
+	tab.kill();
+	server.publish('id', 6);
+	sleeper.thaw();
+	await until(() => second.got.length >= 6 && third.got.length >= 2);
+	server.publish('id', 7);
+	await until(() => second.got.includes(7) && third.got.includes(7));
+	await sleep(50);
+	assert.deepEqual(second.got, numbers(1, 7));
+	assert.deepEqual(third.got, [5, 6, 7]);
+});
+
+test('a tab that was frozen and does not know that it leads no more is not believed', async (t) => {
+	const server = await Server.start(t);
+	const browser = new Browser(t);
+	const sleeper = browser.tab();
+	const first = connect(t, sleeper, server);
+	await until(() => first.comet.state === 'open');
+	const second = connect(t, browser.tab(), server);
+	await until(() => second.comet.state === 'open');
+	sleeper.freeze();
+	server.publish('id', 1);
+	server.publish('id', 2);
+	await until(() => second.got.length === 2); // by its own connection
+	const third = connect(t, browser.tab(), server);
+	await until(() => third.got.length === 1);
+	sleeper.thaw();
+	await until(() => first.got.length >= 2);
+	server.publish('id', 3);
+	for (const { got } of [first, second, third]) await until(() => got.includes(3));
+	await sleep(50);
+	assert.deepEqual(first.got, [1, 2, 3]);
+	assert.deepEqual(second.got, [1, 2, 3]);
+	assert.deepEqual(third.got, [2, 3]);
+});
+
 test('a tab that watches what it may not takes nothing from the others', async (t) => {
 	const server = await Server.start(t, { forbidden: ['secret'] });
 	const browser = new Browser(t);
