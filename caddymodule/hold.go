@@ -469,7 +469,7 @@ func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format
 	if e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1 {
 		header.Set("Connection", "Upgrade")
 		header.Set("Upgrade", "websocket")
-		header.Set("Sec-Websocket-Version", wire.SocketVersion)
+		header.Set("Sec-WebSocket-Version", wire.SocketVersion)
 	}
 	return writeError(w, e, format == wire.JSON)
 }

@@ -30,10 +30,11 @@ func connectSocket(t *testing.T, w way, target string, header ...string) (*socke
 		req.Header.Set(header[i], header[i+1])
 	}
 	client := w.client.Transport
-	if w.proto == "HTTP/2.0" { // by a client that is not as strict about headers as net/http
+	if w.proto == "HTTP/2.0" {
 		req.Header[":protocol"] = []string{"websocket"}
+		//nolint:staticcheck // net/http's own lets nobody send this header
 		tr := &http2.Transport{TLSClientConfig: w.client.Transport.(*http.Transport).TLSClientConfig}
-		t.Cleanup(tr.CloseIdleConnections)
+		t.Cleanup(tr.CloseIdleConnections) //nolint:staticcheck // likewise
 		client = tr
 	} else {
 		req.Proto = "websocket"
