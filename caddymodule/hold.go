@@ -412,16 +412,9 @@ func (h *Hold) answer(w http.ResponseWriter, r *http.Request, a asked, result st
 	answer, why := h.reply(a.style.Value(), result, why)
 	h.note(r, why, outcomeFields(why, a.since.elapsed(), a.query.Fields)...)
 	header := w.Header()
-	if answer.Type != "" {
-		header.Set("Content-Type", answer.Type)
-	}
+	a.tell(header, answer.Type, answer.Cursor, answer.Missed)
 	if answer.HasBody() {
 		header.Set("Content-Length", strconv.Itoa(answer.Len()))
-	}
-	header.Set(headerCursor, answer.Cursor.String())
-	header.Set(headerField, wire.FieldList(a.query.Fields))
-	if answer.Missed {
-		header.Set(headerMissed, "true")
 	}
 	if why == outcomeExit && r.ProtoMajor == 1 {
 		header.Set("Connection", "close")
@@ -437,6 +430,18 @@ func (h *Hold) answer(w http.ResponseWriter, r *http.Request, a asked, result st
 	}
 	if why == outcomeWake {
 		h.pool.observeWake(result)
+	}
+}
+
+// tell puts what an answer tells beside its body into its header.
+func (a *asked) tell(header http.Header, contentType string, cursor store.Cursor, missed bool) {
+	if contentType != "" {
+		header.Set("Content-Type", contentType)
+	}
+	header.Set(headerCursor, cursor.String())
+	header.Set(headerField, wire.FieldList(a.query.Fields))
+	if missed {
+		header.Set(headerMissed, "true")
 	}
 }
 
@@ -469,7 +474,7 @@ func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format
 	if e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1 {
 		header.Set("Connection", "Upgrade")
 		header.Set("Upgrade", "websocket")
-		header.Set("Sec-Websocket-Version", wire.SocketVersion)
+		header.Set("Sec-WebSocket-Version", wire.SocketVersion)
 	}
 	return writeError(w, e, format == wire.JSON)
 }

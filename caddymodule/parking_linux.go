@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"io"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -390,8 +389,11 @@ func (p *onWire) refuse(h *held, route *Hold, err error) {
 	unparkable.Do(func() {
 		route.logger.Error("connections cannot be parked, and are closed (docs/operations.md)", zap.Error(err))
 	})
+	head := answerHead{status: http.StatusServiceUnavailable, cursor: h.pool.store.Cursor().String(), hasLength: true}
+	b := p.appendHead(nil, head, h.waiter.fields(), true)
+	b = append(appendHeader(b, "Retry-After", "1"), "\r\n"...)
 	_ = p.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = io.WriteString(p.conn, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
+	_, _ = p.conn.Write(b)
 	_ = p.conn.Close()
 }
 

@@ -314,15 +314,7 @@ func (onGoroutine) stream(w http.ResponseWriter, r *http.Request, a asked) (goro
 	if err := g.begin(&a, r, g, g); err != nil {
 		return nil, err
 	}
-	header := w.Header()
-	if g.socket == nil {
-		header.Set("Content-Type", g.style.Value().ContentType())
-	}
-	header.Set(headerCursor, a.first.Cursor.String())
-	header.Set(headerField, wire.FieldList(a.query.Fields))
-	if a.first.Missed != nil {
-		header.Set(headerMissed, "true")
-	}
+	a.tell(w.Header(), g.style.Value().ContentType(), a.first.Cursor, a.first.Missed != nil)
 	if g.socket != nil {
 		if err := g.upgrade(); err != nil {
 			g.over().note(r, outcomeRefused, outcomeField(outcomeRefused))

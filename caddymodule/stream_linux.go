@@ -117,11 +117,11 @@ func (p *parkedStream) Sent() {
 	reply := p.part.reply
 	p.part = part{} // what was sent may go
 	p.conn.SetLimit(p.limit())
-	p.sent()
 	if p.socket != nil && (reply || !p.listening) {
 		p.listening = true
 		p.listen(p.readOn())
 	}
+	p.sent() // from here on another part may be written
 }
 
 // Stalled implements park.Guest.

@@ -14,7 +14,7 @@ import (
 )
 
 // headerAccept answers the key of a request for a WebSocket.
-const headerAccept = "Sec-Websocket-Accept"
+const headerAccept = "Sec-WebSocket-Accept"
 
 // isConnect reports whether r asks for a WebSocket as HTTP/2 (RFC 8441) and HTTP/3
 // (RFC 9220) do it. Servers tell the method in two ways.

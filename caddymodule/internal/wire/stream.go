@@ -108,12 +108,11 @@ func (s Style) End(retry time.Duration) []byte {
 		return append(retryLine(retry), '\n')
 	case Multipart:
 		return nil // a closing boundary would put an empty part in place of the last one
+	case WS: // 1001, after which clients come back
+		return append(s.tell(appendRetry([]byte{'{'}, retry)), ws.CompiledCloseGoingAway...)
+	default:
+		return s.tell(appendRetry([]byte{'{'}, retry))
 	}
-	end := s.tell(appendRetry([]byte{'{'}, retry))
-	if s.Format == WS {
-		end = append(end, CloseFrame...)
-	}
-	return end
 }
 
 // appendRetry appends the last member of an object.

@@ -2,7 +2,7 @@ package wire
 
 import (
 	"bytes"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // as RFC 6455 has it
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -25,27 +25,24 @@ func isUpgrade(header http.Header) bool {
 // AcceptSocket checks a request of HTTP/1.1 for a WebSocket, and returns what the
 // answer says in Sec-WebSocket-Accept (RFC 6455, section 4.2).
 func AcceptSocket(method string, header http.Header) (accept string, e *Error) {
-	key := header.Get("Sec-Websocket-Key")
+	key := header.Get("Sec-WebSocket-Key")
 	nonce, err := base64.StdEncoding.DecodeString(key)
 	switch {
 	case method != http.MethodGet:
 		return "", badRequest("a WebSocket is asked for by GET, not by %.20q", method)
 	case !httpguts.HeaderValuesContainsToken(header["Connection"], "upgrade"):
 		return "", badRequest("the request has Upgrade: websocket, but no Connection: Upgrade; a proxy on the way may have to be told to hand both on")
-	case header.Get("Sec-Websocket-Version") != SocketVersion:
+	case header.Get("Sec-WebSocket-Version") != SocketVersion:
 		return "", Errorf(http.StatusUpgradeRequired, "the request has no Sec-WebSocket-Version: %s, the only one there is", SocketVersion)
 	case err != nil || len(nonce) != 16:
 		return "", badRequest("Sec-WebSocket-Key is not 16 bytes in base64")
 	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // likewise
 	return base64.StdEncoding.EncodeToString(sum[:]), nil
 }
 
 // textFrame returns a frame of a server with a text.
 func textFrame(text []byte) []byte { return ws.MustCompileFrame(ws.NewTextFrame(text)) }
-
-// CloseFrame ends a WebSocket whose client may come back.
-var CloseFrame = ws.CompiledCloseGoingAway
 
 // WatchedFrame tells a client what it watches now that it has changed that.
 func WatchedFrame(fields []string) []byte {
