@@ -27,7 +27,8 @@ type cutter struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // both sides
-	cuts  []int             // after how many bytes of answers it cuts, and then again
+	due   bool              // to cut, after so many more bytes of answers
+	after int
 }
 
 // startCutter starts one in front of the port HTTP. It is gone with the test.
@@ -96,35 +97,30 @@ func (a answers) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// spend returns how many of n bytes come before the next cut.
+// spend returns how many of n bytes come before a cut.
 func (c *cutter) spend(n int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case len(c.cuts) == 0:
-		return n
-	case c.cuts[0] >= n:
-		c.cuts[0] -= n
+	if !c.due || c.after >= n {
+		c.after -= n
 		return n
 	}
-	cut := c.cuts[0]
-	c.cuts = c.cuts[1:]
-	return cut
+	c.due = false
+	return c.after
 }
 
-// cutAfter has it cut all connections after so many bytes of answers, in all, and
-// again after each of the others.
-func (c *cutter) cutAfter(bytes ...int) {
+// cutAfter has it cut all connections once, after so many bytes of answers in all.
+func (c *cutter) cutAfter(bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cuts = bytes
+	c.due, c.after = true, bytes
 }
 
-// left returns how many of those cuts are to come.
-func (c *cutter) left() int {
+// hasCut says whether it has done so.
+func (c *cutter) hasCut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.cuts)
+	return !c.due
 }
 
 func (c *cutter) keep(conn net.Conn) {
