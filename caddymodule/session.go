@@ -94,7 +94,7 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 		}
 		s.watch = nil
 	}
-	if s.stage == waiting && s.head == nil {
+	if s.stage == waiting && s.beginning == nil {
 		s.watchOn()
 		s.pokeIfWaiting()
 	}
@@ -119,7 +119,7 @@ func keepLate(late []store.Query, fields []string) []store.Query {
 // own cursors, and the last of it that of the stream: a client that is cut between
 // is told something twice.
 func (s *stream) nextLate() (piece wire.Piece, ok bool) {
-	for len(s.late) > 0 && s.head == nil {
+	for len(s.late) > 0 && s.beginning == nil {
 		piece, told, more := s.tellLate(&s.late[0])
 		if !more {
 			s.late = s.late[1:]

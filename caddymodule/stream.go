@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +32,7 @@ type stream struct {
 
 	mu         sync.Mutex // guards what follows
 	stage      stage
-	head       []byte       // what it begins with, until that was sent
-	first      store.Result // likewise
+	beginning  *beginning   // until that was sent
 	query      store.Query  // what is watched, from where the client is
 	at         store.Cursor // that the client has
 	attendance *store.Attendance
@@ -46,6 +46,12 @@ type stream struct {
 	why        outcome // when it is ended
 	until      moment  // when it ends
 	payload    int     // bytes that were sent
+}
+
+// beginning is what a stream begins with.
+type beginning struct {
+	head  []byte
+	first store.Result
 }
 
 // carrier writes a stream to its client.
@@ -83,9 +89,12 @@ func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) error {
 	if s.style.Value().Format == wire.WS {
 		s.socket = &socket{accept: a.accept}
 	}
-	s.head = s.style.Value().Head(s.session, a.route.Retry.pick(), a.first)
-	s.first = a.first
+	s.beginning = &beginning{s.style.Value().Head(s.session, a.route.Retry.pick(), a.first), a.first}
 	s.query = a.query
+	s.query.Fields = make([]string, len(a.query.Fields))
+	for i, name := range a.query.Fields {
+		s.query.Fields[i] = strings.Clone(name) // else it keeps the whole request
+	}
 	if !s.query.Since.IsByValue() {
 		// What comes from here on is told, also when that is before it is watched.
 		s.query.Since = store.SinceCursor(a.first.Cursor)
@@ -116,10 +125,10 @@ func (s *stream) next() (p part, ok bool) {
 	switch {
 	case isLate:
 		p.tell(late)
-	case s.head != nil:
-		p.add(s.head)
-		s.tell(&p, s.first)
-		s.head, s.first = nil, store.Result{}
+	case s.beginning != nil:
+		p.add(s.beginning.head)
+		s.tell(&p, s.beginning.first)
+		s.beginning = nil
 	case s.reply != nil:
 		p.add(s.reply)
 		p.reply, p.last, p.why = true, s.socket.closes, s.why

@@ -32,11 +32,11 @@ type parkedStream struct {
 	onWire
 
 	// Not guarded: one part at a time is written.
-	begun     bool // its header was sent
-	cursor    store.Cursor
-	missed    bool
-	listening bool // to what comes over a WebSocket
-	part      part // that is being written
+	begun     bool         // its header was sent
+	missed    bool         // what that says
+	cursor    store.Cursor // likewise
+	listening bool         // to what comes over a WebSocket
+	part      *part        // that is being written
 }
 
 // park parks the connection, and has the stream begin.
@@ -65,7 +65,7 @@ func (p *parkedStream) Do(scratch *park.Scratch) {
 	if !ok {
 		return
 	}
-	p.part = next
+	p.part = &next
 	chunked := p.minor > 0 && p.socket == nil
 	b := scratch.Bytes[:0]
 	if !p.begun {
@@ -115,7 +115,7 @@ func (p *parkedStream) Sent() {
 		p.pool.observeWake(p.part.woken)
 	}
 	reply := p.part.reply
-	p.part = part{} // what was sent may go
+	p.part = nil // what was sent may go
 	p.conn.SetLimit(p.limit())
 	if p.socket != nil && (reply || !p.listening) {
 		p.listening = true
@@ -145,7 +145,7 @@ func (p *parkedStream) Answered(err error) {
 	case err != nil:
 		why = outcomeLeft
 	}
-	p.part = part{}
+	p.part = nil
 	route := p.over()
 	p.pool.countHold(why)
 	if p.line != nil {

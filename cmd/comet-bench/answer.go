@@ -19,6 +19,7 @@ var errMalformed = errors.New("the answer is not HTTP")
 type answer struct {
 	status int
 	body   []byte // valid until the function that was given the answer returns
+	part   bool   // the body is a part of a stream, which goes on
 	close  bool   // the server closes the connection after it
 	err    error  // no whole answer came; nothing else is then of use
 
@@ -56,23 +57,9 @@ func field(line []byte, name string) ([]byte, bool) {
 // It knows what answers to GET and POST may look like and no more: these are the only
 // requests that are sent.
 func parseAnswer(b []byte, eof bool) (a answer, n int, err error) {
-	for {
-		end := bytes.Index(b[n:], []byte("\r\n\r\n"))
-		if end < 0 {
-			if !bytes.HasPrefix(b[n:], []byte("HTTP/1."[:min(len(b)-n, 7)])) {
-				return answer{}, 0, fmt.Errorf("%w: %.40q", errMalformed, b[n:])
-			}
-			return answer{}, 0, nil
-		}
-		status, head, _ := bytes.Cut(b[n:n+end+2], []byte("\r\n"))
-		if a, err = parseStatus(status); err != nil {
-			return answer{}, 0, err
-		}
-		a.head = head
-		n += end + 4
-		if a.status >= 200 {
-			break
-		}
+	a, n, err = parseHead(b)
+	if err != nil || n == 0 {
+		return answer{}, 0, err
 	}
 	length, chunked, err := a.framing()
 	switch {
@@ -98,6 +85,26 @@ func parseAnswer(b []byte, eof bool) (a answer, n int, err error) {
 		return a, len(b), nil
 	}
 	return answer{}, 0, nil
+}
+
+// parseHead reads what parseAnswer does up to the body.
+func parseHead(b []byte) (a answer, n int, err error) {
+	for a.status < 200 {
+		end := bytes.Index(b[n:], []byte("\r\n\r\n"))
+		if end < 0 {
+			if !bytes.HasPrefix(b[n:], []byte("HTTP/1."[:min(len(b)-n, 7)])) {
+				return answer{}, 0, fmt.Errorf("%w: %.40q", errMalformed, b[n:])
+			}
+			return answer{}, 0, nil
+		}
+		status, head, _ := bytes.Cut(b[n:n+end+2], []byte("\r\n"))
+		if a, err = parseStatus(status); err != nil {
+			return answer{}, 0, err
+		}
+		a.head = head
+		n += end + 4
+	}
+	return a, n, nil
 }
 
 // parseStatus reads a status line, such as "HTTP/1.1 200 OK".
@@ -143,33 +150,45 @@ func (a *answer) framing() (length int, chunked bool, err error) {
 // that took: 0 when more are to come.
 func parseChunks(b []byte) (body []byte, n int, err error) {
 	for {
-		line, _, whole := bytes.Cut(b[n:], []byte("\r\n"))
-		if !whole {
-			return nil, 0, nil
+		data, m, last, err := parseChunk(b[n:])
+		if err != nil || m == 0 {
+			return nil, 0, err
 		}
-		number, _, _ := bytes.Cut(line, []byte(";"))
-		size, err := strconv.ParseUint(string(bytes.TrimSpace(number)), 16, 31)
-		if err != nil || size > maxAnswer {
-			return nil, 0, fmt.Errorf("%w: a chunk of %.40q bytes", errMalformed, number)
+		n += m
+		if last {
+			return body, n, nil
 		}
-		n += len(line) + 2
-		if size == 0 {
-			break
-		}
+		body = append(body, data...)
+	}
+}
+
+// parseChunk reads the first chunk in b, the last one with the trailer, and returns how
+// many bytes that took: 0 when more are to come.
+func parseChunk(b []byte) (data []byte, n int, last bool, err error) {
+	line, _, whole := bytes.Cut(b, []byte("\r\n"))
+	if !whole {
+		return nil, 0, false, nil
+	}
+	number, _, _ := bytes.Cut(line, []byte(";"))
+	size, err := strconv.ParseUint(string(bytes.TrimSpace(number)), 16, 31)
+	if err != nil || size > maxAnswer {
+		return nil, 0, false, fmt.Errorf("%w: a chunk of %.40q bytes", errMalformed, number)
+	}
+	n = len(line) + 2
+	if size > 0 {
 		if uint64(len(b)-n) < size+2 {
-			return nil, 0, nil
+			return nil, 0, false, nil
 		}
-		body = append(body, b[n:n+int(size)]...)
-		n += int(size) + 2
+		return b[n : n+int(size)], n + int(size) + 2, false, nil
 	}
 	for {
 		line, _, whole := bytes.Cut(b[n:], []byte("\r\n"))
 		if !whole {
-			return nil, 0, nil
+			return nil, 0, false, nil
 		}
 		n += len(line) + 2
 		if len(line) == 0 {
-			return body, n, nil
+			return nil, n, true, nil
 		}
 	}
 }

@@ -38,13 +38,14 @@ var (
 	}
 	secureServers = []string{"comet", "comet-trim", "comet-off", "nchan"}
 	fastServers   = []string{"yardstick", "floor", "comet", "comet-off", "nchan", "lua"}
+	streamServers = []string{"comet-sse", "nchan-sse"}
 )
 
 // trials are all of them, in the order of the report.
 var trials = []trial{
 	{
 		name: "memory-h1", about: "memory of a held connection: plain HTTP/1.1", protocol: protocolH1,
-		servers: []string{"comet", "comet-off", "nchan", "lua"}, figures: memoryFigures, fresh: true, measure: measureHold,
+		servers: append([]string{"comet", "comet-off", "nchan", "lua"}, streamServers...), figures: memoryFigures, fresh: true, measure: measureHold,
 	},
 	{
 		name: "memory-tls", about: "memory of a held connection: HTTP/1.1 over TLS", protocol: protocolTLS,
@@ -59,7 +60,7 @@ var trials = []trial{
 		servers: []string{"comet", "comet-off", "nchan"}, figures: memoryFigures, fresh: true, measure: measureHold,
 	},
 	{
-		name: "fanout", about: "one publication to all", protocol: protocolH1, servers: fastServers, ratios: true, measure: measureFanout,
+		name: "fanout", about: "one publication to all", protocol: protocolH1, servers: append(streamServers, fastServers...), ratios: true, measure: measureFanout,
 		figures: []figure{
 			{"first", "first", "ms"},
 			{"median", "median", "ms"},
@@ -93,6 +94,22 @@ var trials = []trial{
 		servers: []string{"comet", "comet-off", "nchan"}, measure: measureResume,
 		figures: []figure{
 			{"per_second", "published", "a second"}, {"lost", "lost", ""}, {"repeated", "repeated", ""}, {"disordered", "disordered", ""},
+		},
+	},
+	{
+		name: "slow", about: "messages of 4 KiB, four a second, while one client in twenty reads nothing", protocol: protocolH1,
+		servers: streamServers[:1], measure: measureSlow,
+		figures: []figure{
+			{"median", "median of the others", "ms"},
+			{"median_ratio", "over that alone", ""},
+			{"p99", "p99", "ms"},
+			{"p99_ratio", "p99 over that alone", ""},
+			{"longest", "longest", "ms"},
+			{"longest_alone", "longest alone", "ms"},
+			{"dropped", "dropped", "%"},
+			{"first", "first dropped after", "s"},
+			{"last", "last dropped after", "s"},
+			{"memory", "more memory", "MiB"},
 		},
 	},
 }
@@ -458,6 +475,23 @@ func measureResume(ctx context.Context, o *options) (map[string]float64, error) 
 	return map[string]float64{
 		"per_second": r.PerSecond, "lost": float64(r.Lost), "repeated": float64(r.Repeated), "disordered": float64(r.Disordered),
 	}, r.worked()
+}
+
+func measureSlow(ctx context.Context, o *options) (map[string]float64, error) {
+	o.rounds, o.size, o.rate, o.stopped = 1, 4<<10, 4, max(1, o.connections/20)
+	o.duration = 3 * o.duration
+	s, err := runSlow(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	m := s.Median
+	return map[string]float64{
+		"median": m.Beside.Median, "median_ratio": m.Beside.Median / m.Alone.Median,
+		"p99": m.Beside.P99, "p99_ratio": m.Beside.P99 / m.Alone.P99,
+		"longest": m.LongestBeside, "longest_alone": m.LongestAlone,
+		"dropped": 100 * float64(m.Dropped) / float64(o.stopped), "first": m.FirstDrop, "last": m.LastDrop,
+		"memory": float64(m.Memory) / (1 << 20),
+	}, s.worked()
 }
 
 // ratios returns the ratio of a figure of two servers in each round, nil when one of

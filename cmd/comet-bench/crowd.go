@@ -47,6 +47,8 @@ type client struct {
 	position string
 	holding  bool
 	lost     bool
+	streams  bool // it holds a stream, which goes on
+	stops    bool // it reads nothing of its stream
 }
 
 // topic is a field that is published to.
@@ -179,23 +181,47 @@ func (c *crowd) prime(ctx context.Context, publishers int) error {
 func (c *crowd) publish(publisher, field int) {
 	f := &c.fields[field]
 	f.message++
-	c.publishers.ask(publisher, c.d.publish(f.path, f.name, f.message))
+	r := c.d.publish(f.path, f.name, f.message)
+	r.body += strings.Repeat(" ", max(0, c.o.size-len(r.body)))
+	c.publishers.ask(publisher, r)
 }
 
-// ask has a client hold.
+// ask has a client hold. One that has a stream waits for what comes next on it.
 func (c *crowd) ask(number int) {
 	cl := &c.clients[number]
 	cl.holding = true
 	c.held++
-	c.lines.ask(number, c.d.hold(cl.path, cl.position))
+	if cl.streams {
+		return
+	}
+	r := c.d.hold(cl.path, cl.position)
+	r.cut, r.stops = c.d.cut, cl.stops
+	c.lines.ask(number, r)
 }
 
-// answered looks at an answer to a client. One that was not woken comes back at once,
-// as clients do after a timeout.
+// cut cuts off a client that holds.
+func (c *crowd) cut(number int) {
+	c.lines.cut(number)
+	cl := &c.clients[number]
+	cl.holding, cl.streams = false, false
+	c.held--
+}
+
+// answered looks at an answer to a client, or a part of its stream. A client that was
+// not woken comes back at once, as clients do after a timeout.
 func (c *crowd) answered(number int, a *answer) {
 	cl := &c.clients[number]
-	cl.holding = false
-	c.held--
+	cl.streams = a.part
+	if a.part && !c.d.woken(a) {
+		return // what a stream has besides messages
+	}
+	if cl.holding {
+		cl.holding = false
+		c.held--
+	} else if a.part {
+		c.trouble["a message that was not published"]++
+		return
+	}
 	if err := holdError(a); err != nil {
 		cl.lost = true
 		c.lost++
@@ -214,13 +240,16 @@ func (c *crowd) answered(number int, a *answer) {
 
 // holdAll has every client that does not wait hold, and returns when the server has
 // all of them. It is called without the lock.
-func (c *crowd) holdAll(ctx context.Context) error {
+func (c *crowd) holdAll(ctx context.Context) error { return c.hold(ctx, len(c.clients)) }
+
+// hold is holdAll for the first n clients.
+func (c *crowd) hold(ctx context.Context, n int) error {
 	// Those that connect do it in waves, or the queue of the listening socket overflows
 	// and they try again after a second.
 	const wave = 128
-	for i := 0; i < len(c.clients); i += wave {
+	for i := 0; i < n; i += wave {
 		c.net.mu.Lock()
-		for number := i; number < min(i+wave, len(c.clients)); number++ {
+		for number := i; number < min(i+wave, n); number++ {
 			if cl := &c.clients[number]; !cl.holding && !cl.lost {
 				c.ask(number)
 			}
@@ -230,15 +259,15 @@ func (c *crowd) holdAll(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.counted(ctx); err != nil {
+	if err := c.counted(ctx, n); err != nil {
 		return err
 	}
 	return c.settle(ctx)
 }
 
-// counted waits until the server says that all clients are held, where it can be
-// asked. It is called without the lock.
-func (c *crowd) counted(ctx context.Context) error {
+// counted waits until the server says that all of the first clients are
+// held, where it can be asked. It is called without the lock.
+func (c *crowd) counted(ctx context.Context, all int) error {
 	if c.d.subscribers == nil || len(c.fields) > 1 {
 		return nil
 	}
@@ -251,7 +280,7 @@ func (c *crowd) counted(ctx context.Context) error {
 		c.net.mu.Lock()
 		held, lost := c.held, c.lost
 		c.net.mu.Unlock()
-		if n >= held && held+lost == len(c.clients) {
+		if n >= held && held+lost == all {
 			return nil
 		}
 		if n > most {
@@ -262,7 +291,7 @@ func (c *crowd) counted(ctx context.Context) error {
 		}
 		if time.Since(said) > time.Second {
 			said = time.Now()
-			fmt.Fprintf(c.log, "  %d of %d held\n", n, len(c.clients))
+			fmt.Fprintf(c.log, "  %d of %d held\n", n, all)
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return err

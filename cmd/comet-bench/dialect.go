@@ -40,6 +40,10 @@ type dialect struct {
 	// are missing. It is nil where answers carry none.
 	messages func(a *answer) (numbers []int, gap bool, err error)
 
+	// cut cuts the streams that clients hold into their parts, which then are what is an
+	// answer above. It is nil where they hold by long-poll.
+	cut cutter
+
 	// subscribers returns the request that asks how many are held on a field, and
 	// count reads its answer. They are nil where it cannot be asked.
 	subscribers func(path string) *request
@@ -71,73 +75,10 @@ func expand(template, otherwise, field string) string {
 
 // dialects are those that --dialect knows.
 var dialects = map[string]*dialect{
-	"comet": {
-		holdPath: "field={field}&format=json", publishPath: "field={field}",
-		hold: func(path, position string) *request {
-			if position == "" {
-				position = "now"
-			}
-			return &request{method: "GET", path: path + "&after=" + position}
-		},
-		publish: func(path, _ string, message int) *request {
-			return &request{
-				method: "POST", path: path, body: strconv.Itoa(message),
-				header: []string{"Content-Type", "text/plain"},
-			}
-		},
-		published: func(a *answer, _ int) (string, error) {
-			cursor := a.get("Comet-Cursor")
-			if cursor == "" {
-				return "", errors.New("the answer has no Comet-Cursor")
-			}
-			return cursor, nil
-		},
-		position: func(a *answer, _ int) string { return a.get("Comet-Cursor") },
-		woken:    func(a *answer) bool { return !bytes.Contains(a.body, []byte(`"messages":[]`)) },
-		messages: cometMessages,
-		subscribers: func(path string) *request {
-			return &request{method: "GET", path: path, accept: "application/json"}
-		},
-		count: func(a *answer, field string) (int, error) {
-			var body struct {
-				Fields map[string]struct {
-					Subscribers int `json:"subscribers"`
-				} `json:"fields"`
-			}
-			err := json.Unmarshal(a.body, &body)
-			return body.Fields[field].Subscribers, err
-		},
-	},
-	"nchan": {
-		holdPath: "/{field}", publishPath: "/{field}",
-		hold: func(path, position string) *request {
-			r := &request{method: "GET", path: path}
-			if date, tag, ok := strings.Cut(position, "|"); ok {
-				r.header = []string{"If-Modified-Since", date, "If-None-Match", tag}
-			}
-			return r
-		},
-		publish: func(path, _ string, message int) *request {
-			return &request{method: "POST", path: path, body: strconv.Itoa(message)}
-		},
-		published: nchanPublished,
-		position:  func(a *answer, _ int) string { return a.get("Last-Modified") + "|" + a.get("Etag") },
-		woken:     func(a *answer) bool { return a.status == 200 },
-		messages: func(a *answer) ([]int, bool, error) {
-			number, err := strconv.Atoi(string(a.body))
-			return []int{number}, false, err
-		},
-		subscribers: func(path string) *request {
-			return &request{method: "GET", path: path, accept: "text/json"}
-		},
-		count: func(a *answer, _ string) (int, error) {
-			var body struct {
-				Subscribers int `json:"subscribers"`
-			}
-			err := json.Unmarshal(a.body, &body)
-			return body.Subscribers, err
-		},
-	},
+	"comet":     &comet,
+	"comet-sse": cometSSE(),
+	"nchan":     &nchan,
+	"nchan-sse": nchanSSE(),
 	"lua": {
 		holdPath: "field={field}", publishPath: "",
 		hold: func(path, position string) *request {
@@ -169,6 +110,98 @@ var dialects = map[string]*dialect{
 	},
 }
 
+// comet is how clients of Comet hold by long-poll.
+var comet = dialect{
+	holdPath: "field={field}&format=json", publishPath: "field={field}",
+	hold: func(path, position string) *request {
+		if position == "" {
+			position = "now"
+		}
+		return &request{method: "GET", path: path + "&after=" + position}
+	},
+	publish: func(path, _ string, message int) *request {
+		return &request{
+			method: "POST", path: path, body: strconv.Itoa(message),
+			header: []string{"Content-Type", "text/plain"},
+		}
+	},
+	published: func(a *answer, _ int) (string, error) {
+		cursor := a.get("Comet-Cursor")
+		if cursor == "" {
+			return "", errors.New("the answer has no Comet-Cursor")
+		}
+		return cursor, nil
+	},
+	position: func(a *answer, _ int) string { return a.get("Comet-Cursor") },
+	woken:    func(a *answer) bool { return !bytes.Contains(a.body, []byte(`"messages":[]`)) },
+	messages: cometMessages,
+	subscribers: func(path string) *request {
+		return &request{method: "GET", path: path, accept: "application/json"}
+	},
+	count: func(a *answer, field string) (int, error) {
+		var body struct {
+			Fields map[string]struct {
+				Subscribers int `json:"subscribers"`
+			} `json:"fields"`
+		}
+		err := json.Unmarshal(a.body, &body)
+		return body.Fields[field].Subscribers, err
+	},
+}
+
+// cometSSE returns how they hold a stream of SSE.
+func cometSSE() *dialect {
+	d := comet
+	d.holdPath = "field={field}&format=sse"
+	return sse(d)
+}
+
+// nchan is how clients of Nchan hold by long-poll.
+var nchan = dialect{
+	holdPath: "/{field}", publishPath: "/{field}",
+	hold: func(path, position string) *request {
+		r := &request{method: "GET", path: path}
+		if date, tag, ok := strings.Cut(position, "|"); ok {
+			r.header = []string{"If-Modified-Since", date, "If-None-Match", tag}
+		}
+		return r
+	},
+	publish: func(path, _ string, message int) *request {
+		return &request{method: "POST", path: path, body: strconv.Itoa(message)}
+	},
+	published: nchanPublished,
+	position:  func(a *answer, _ int) string { return a.get("Last-Modified") + "|" + a.get("Etag") },
+	woken:     func(a *answer) bool { return a.status == 200 },
+	messages: func(a *answer) ([]int, bool, error) {
+		number, err := strconv.Atoi(string(a.body))
+		return []int{number}, false, err
+	},
+	subscribers: func(path string) *request {
+		return &request{method: "GET", path: path, accept: "text/json"}
+	},
+	count: func(a *answer, _ string) (int, error) {
+		var body struct {
+			Subscribers int `json:"subscribers"`
+		}
+		err := json.Unmarshal(a.body, &body)
+		return body.Subscribers, err
+	},
+}
+
+// nchanSSE returns how they hold a stream of SSE.
+func nchanSSE() *dialect {
+	d := nchan
+	d.hold = func(path, position string) *request {
+		r := &request{method: "GET", path: path, accept: "text/event-stream"}
+		if position != "" {
+			r.header = []string{"Last-Event-ID", position}
+		}
+		return r
+	}
+	d.published = func(a *answer, _ int) (string, error) { return nchanID(a) }
+	return sse(d)
+}
+
 // dialectNames are the names of the dialects.
 func dialectNames() string { return strings.Join(slices.Sorted(maps.Keys(dialects)), ", ") }
 
@@ -192,15 +225,28 @@ func cometMessages(a *answer) (numbers []int, gap bool, err error) {
 	return numbers, body.Missed, nil
 }
 
-// nchanPublished makes of "last message id: 1795291705:0", in what Nchan tells a
-// publisher, what a subscriber would have been given in its header.
+// nchanPublished makes of the id of a message what a subscriber would have been given
+// in its header.
 func nchanPublished(a *answer, _ int) (string, error) {
-	_, rest, ok := bytes.Cut(a.body, []byte("last message id: "))
-	id, _, _ := strings.Cut(string(rest), "\r\n")
-	seconds, tag, whole := strings.Cut(id, ":")
+	id, err := nchanID(a)
+	if err != nil {
+		return "", err
+	}
+	seconds, tag, _ := strings.Cut(id, ":")
 	unix, err := strconv.ParseInt(seconds, 10, 64)
-	if !ok || !whole || err != nil {
-		return "", fmt.Errorf("the answer has no last message id: %.80q", a.body)
+	if err != nil {
+		return "", err
 	}
 	return time.Unix(unix, 0).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "|" + tag, nil
+}
+
+// nchanID returns 1795291705:0 of "last message id: 1795291705:0", in what Nchan tells
+// a publisher.
+func nchanID(a *answer) (string, error) {
+	_, rest, ok := strings.Cut(string(a.body), "last message id: ")
+	id, _, _ := strings.Cut(rest, "\r\n")
+	if !ok || !strings.Contains(id, ":") {
+		return "", fmt.Errorf("the answer has no last message id: %.80q", a.body)
+	}
+	return id, nil
 }

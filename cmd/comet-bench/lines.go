@@ -32,7 +32,8 @@ type lines interface {
 	close()
 }
 
-// got is told of an answer. It may ask at once on the same line.
+// got is told of an answer. It may ask at once on the same line. Of a stream it is told
+// each part, and then its end, as an answer without a body.
 type got func(line int, a *answer)
 
 var (

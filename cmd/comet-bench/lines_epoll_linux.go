@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime"
 	"sync"
 
@@ -36,9 +37,21 @@ type epollLine struct {
 	number  int
 	fd      int // -1 when there is no connection
 	asked   bool
+	cut     cutter // as in the request
+	stops   bool   // likewise
 	writing bool   // out waits for the connection to take it
 	out     []byte // the rest of a request
 	in      []byte // the beginning of an answer
+	stream  *parts // the answer that goes on, once its head was there
+}
+
+// narrow gives a connection of a client that reads nothing a small buffer, and segments
+// as an Ethernet has them: with those of this machine the server's system would take
+// megabytes before the server knew of anything.
+func narrow(fd int) error {
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1460))
 }
 
 // perSource is how many connections come from one of the addresses of this machine:
@@ -146,7 +159,7 @@ func (l *loop) run() {
 
 func (ls *epollLines) ask(line int, r *request) {
 	l := &ls.lines[line]
-	l.asked = true
+	l.asked, l.cut, l.stops = true, r.cut, r.stops
 	ls.loop.out = r.appendTo(ls.loop.out[:0], ls.target.host)
 	if l.fd < 0 {
 		if err := l.connect(); err != nil {
@@ -177,6 +190,9 @@ func (l *epollLine) connect() error {
 		return err
 	}
 	err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err == nil && l.stops {
+		err = narrow(fd)
+	}
 	if err == nil && l.number >= perSource && family == unix.AF_INET && l.of.target.loopback {
 		from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + l.number/perSource)}}
 		// The port is chosen with the connection, among those free for this target.
@@ -261,9 +277,19 @@ func (l *epollLine) read() {
 		return
 	}
 	b := buf[:n]
+	if l.stream != nil {
+		l.readOn(b, n == 0)
+		return
+	}
 	if len(l.in) > 0 {
 		l.in = append(l.in, b...)
 		b = l.in
+	}
+	if l.cut != nil {
+		if a, used, err := parseHead(b); err == nil && used > 0 && a.status == http.StatusOK {
+			l.follow(&a, b[used:])
+			return
+		}
 	}
 	a, used, err := parseAnswer(b, n == 0)
 	switch {
@@ -293,6 +319,42 @@ func (l *epollLine) read() {
 	l.of.got(l.number, &a)
 }
 
+// follow reads a stream from the end of its head on.
+func (l *epollLine) follow(head *answer, b []byte) {
+	_, chunked, err := head.framing()
+	if err == nil && l.stops {
+		err = l.of.loop.watch(unix.EPOLL_CTL_DEL, l.fd, 0)
+	}
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	l.in = nil
+	l.stream = &parts{cut: l.cut, chunked: chunked}
+	if !l.stops {
+		l.readOn(b, false)
+	}
+}
+
+// readOn hands on the parts of a stream that have come.
+func (l *epollLine) readOn(b []byte, eof bool) {
+	stream := l.stream
+	ended, err := stream.read(b, func(part []byte) bool {
+		l.of.got(l.number, &answer{status: http.StatusOK, body: part, part: true})
+		return l.stream == stream
+	})
+	switch {
+	case l.stream != stream: // it was cut
+	case err != nil:
+		l.fail(err)
+	case ended:
+		l.stream, l.asked = nil, false
+		l.of.got(l.number, &answer{status: http.StatusOK})
+	case eof:
+		l.fail(errHalfway)
+	}
+}
+
 // fail drops the connection, and says why no answer will come when one is waited for.
 func (l *epollLine) fail(err error) {
 	asked := l.asked
@@ -308,5 +370,5 @@ func (l *epollLine) drop() {
 		l.of.loop.fds[l.fd] = nil
 		_ = unix.Close(l.fd) // there is nothing to do about it
 	}
-	l.fd, l.asked, l.writing, l.out, l.in = -1, false, false, nil, nil
+	l.fd, l.asked, l.writing, l.out, l.in, l.stream = -1, false, false, nil, nil, nil
 }

@@ -56,17 +56,22 @@ func (l *tripLines) ask(line int, r *request) {
 	asked, req := l.lines[line].asked, *r
 	go func() {
 		defer cancel()
-		a := l.trip(ctx, &l.conns[line/l.streams], &req)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.lines[line].asked == asked && l.ctx.Err() == nil {
-			l.got(line, &a)
+		got := func(a *answer) (more bool) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.lines[line].asked == asked && l.ctx.Err() == nil {
+				l.got(line, a)
+			}
+			return l.lines[line].asked == asked && l.ctx.Err() == nil
 		}
+		a := l.trip(ctx, &l.conns[line/l.streams], &req, got)
+		got(&a)
 	}()
 }
 
-// trip sends a request and reads its answer.
-func (l *tripLines) trip(ctx context.Context, c *tripConn, r *request) answer {
+// trip sends a request and reads its answer. Of a stream it hands on the parts, and
+// returns the end.
+func (l *tripLines) trip(ctx context.Context, c *tripConn, r *request, got func(*answer) (more bool)) answer {
 	conn, err := c.get(ctx, l)
 	if err != nil {
 		return answer{err: err}
@@ -89,11 +94,37 @@ func (l *tripLines) trip(ctx context.Context, c *tripConn, r *request) answer {
 		return answer{err: fmt.Errorf("%w: %w", errCut, err)}
 	}
 	defer res.Body.Close()
+	if r.cut != nil && res.StatusCode == http.StatusOK {
+		return follow(ctx, res.Body, r, got)
+	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return answer{err: fmt.Errorf("%w: %w", errHalfway, err)}
 	}
 	return answer{status: res.StatusCode, body: body, close: res.Close, header: res.Header}
+}
+
+// follow reads a stream, and returns its end.
+func follow(ctx context.Context, body io.Reader, r *request, got func(*answer) (more bool)) answer {
+	if r.stops {
+		<-ctx.Done()
+		return answer{err: ctx.Err()}
+	}
+	p := parts{cut: r.cut}
+	for buf := make([]byte, 8<<10); ; {
+		n, err := body.Read(buf)
+		if _, wrong := p.read(buf[:n], func(part []byte) bool {
+			return got(&answer{status: http.StatusOK, body: part, part: true})
+		}); wrong != nil {
+			return answer{err: wrong}
+		}
+		if errors.Is(err, io.EOF) {
+			return answer{status: http.StatusOK}
+		}
+		if err != nil {
+			return answer{err: fmt.Errorf("%w: %w", errHalfway, err)}
+		}
+	}
 }
 
 // get returns the connection, a new one when there is none that can be used.

@@ -91,6 +91,20 @@ var commands = []command{
 		},
 		func(ctx context.Context, o *options) (result, error) { return runIdle(ctx, o) },
 	},
+	{
+		"slow", "streams whose clients read nothing, beside those that are read: delay, who is dropped, memory",
+		func(f *flag.FlagSet, o *options) {
+			connections(f, o, 10_000)
+			f.IntVar(&o.stopped, "stopped", 500, "how many of the clients read nothing")
+			f.IntVar(&o.size, "size", 4<<10, "bytes of a message, at least")
+			f.Float64Var(&o.rate, "rate", 4, "publications a second")
+			f.IntVar(&o.rounds, "rounds", 3, "how often; the result is the median")
+			f.StringVar(&o.metrics, "metrics", "", "the server's metrics, such as http://127.0.0.1:2019/metrics")
+			f.DurationVar(&o.duration, "duration", 10*time.Second, "for how long the others are alone in each round")
+			f.DurationVar(&o.settle, "settle", time.Minute, "for how long those that read nothing are there at most")
+		},
+		func(ctx context.Context, o *options) (result, error) { return runSlow(ctx, o) },
+	},
 }
 
 // connections adds the flags for how many clients there are.

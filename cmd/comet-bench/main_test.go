@@ -89,6 +89,8 @@ func TestCasesAgainstComet(t *testing.T) {
 		{"tls", with(secure, pid, []string{"--protocol", "tls"})},
 		{"h2", with(secure, pid, []string{"--protocol", "h2"})},
 		{"h2-many", with(secure, pid, []string{"--protocol", "h2-many", "--streams", "20"})},
+		{"sse", with(to, pid, []string{"--dialect", "comet-sse"})},
+		{"sse h2", with(secure, pid, []string{"--protocol", "h2", "--dialect", "comet-sse"})},
 	} {
 		t.Run("fanout "+c.name, func(t *testing.T) {
 			r, _ := bench(t, 0, with([]string{"fanout", "-n", "50", "--rounds", "3"}, c.args)...)
@@ -142,6 +144,21 @@ func TestCasesAgainstComet(t *testing.T) {
 			t.Errorf("%g %%", percent)
 		}
 	})
+	t.Run("slow", func(t *testing.T) {
+		if pid == nil {
+			t.Skip("memory is measured on Linux alone")
+		}
+		metrics := "http://127.0.0.1:" + strconv.Itoa(s.Port("ADMIN")) + "/metrics"
+		r, _ := bench(t, 0, with([]string{
+			"slow", "-n", "20", "--stopped", "2", "--rate", "100", "--rounds", "1", "--duration", "200ms",
+			"--settle", "500ms", "--dialect", "comet-sse", "--metrics", metrics,
+		}, to, pid)...)
+		for _, when := range []string{"alone", "beside"} {
+			if at(t, r, "median", when, "last_ms") <= 0 {
+				t.Errorf("the median is %v", r["median"])
+			}
+		}
+	})
 	t.Run("as a table", func(t *testing.T) {
 		var out, errs bytes.Buffer
 		if code := run(t.Context(), with([]string{"fanout", "-n", "5", "--rounds", "1"}, to), &out, &errs); code != 0 {
@@ -173,7 +190,7 @@ http://127.0.0.1:{$HTTP} {
 		args []string
 	}{
 		{2, `there is no "fly"`, []string{"fly"}},
-		{2, "--dialect smoke: there are comet, floor, lua, nchan", []string{"fanout", "--dialect", "smoke"}},
+		{2, "--dialect smoke: there are comet, comet-sse, floor, lua, nchan, nchan-sse", []string{"fanout", "--dialect", "smoke"}},
 		{2, "--protocol tls: give a --url with https://", []string{"fanout", "--protocol", "tls"}},
 		{2, "--protocol h1 is plain", []string{"fanout", "--url", "https://localhost/"}},
 		{2, "--connections 0: give at least 1", []string{"fanout", "-n", "0"}},
@@ -184,6 +201,10 @@ http://127.0.0.1:{$HTTP} {
 		{1, "403 Forbidden", []string{"unicast", "--url", push, "--publish", config, "-n", "2", "--duration", "50ms", "--timeout", "2s"}},
 		{1, "the server holds no more: 503", []string{"fanout", "--url", push, "--publish", config, "-n", "8", "--rounds", "1", "--timeout", "2s"}},
 		{1, "clients of --dialect floor carry no position", []string{"resume", "--dialect", "floor", "--url", push}},
+		{1, "clients of --dialect comet hold no streams", []string{"slow", "--url", push, "--pid", "1", "--metrics", push}},
+		{1, "give --pid and --metrics", []string{"slow", "--dialect", "comet-sse", "--url", push}},
+		{2, "--stopped 500: give 0 to 10", []string{"slow", "-n", "10"}},
+		{1, "the server holds no more: 503", []string{"fanout", "--dialect", "comet-sse", "--url", push, "--publish", config, "-n", "8", "--rounds", "1", "--timeout", "2s"}},
 	} {
 		if _, stderr := bench(t, c.code, c.args...); !strings.Contains(stderr, c.want) {
 			t.Errorf("%q: got %s; want %q in it", c.args, stderr, c.want)

@@ -11,7 +11,7 @@ import (
 // options are what the cases are told. Each case has the flags that it uses.
 type options struct {
 	url, publish string
-	gc           string
+	gc, metrics  string
 	pid          int
 	connections  int
 	protocol     string
@@ -23,6 +23,8 @@ type options struct {
 	publishers   int
 	rate         float64
 	messages     int
+	size         int
+	stopped      int
 	duration     time.Duration
 	timeout      time.Duration
 	settle       time.Duration
@@ -75,6 +77,10 @@ func (o *options) complete() error {
 		return fmt.Errorf("--streams %d: give at least 1", o.streams)
 	case o.messages < 1:
 		return fmt.Errorf("--messages %d: give at least 1", o.messages)
+	case o.size < 0:
+		return fmt.Errorf("--size %d: give 0 or more", o.size)
+	case o.stopped < 0 || o.stopped > o.connections:
+		return fmt.Errorf("--stopped %d: give 0 to %d, the --connections", o.stopped, o.connections)
 	case o.wakes < 0:
 		return fmt.Errorf("--wakes %d: give 0 or more", o.wakes)
 	case o.rate < 0:
@@ -90,7 +96,7 @@ func defaultPublish(address, dialect string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
 	host, _, _ := strings.Cut(rest, "/")
 	host, _, _ = strings.Cut(host, "?")
-	path := map[string]string{"nchan": "/pub", "floor": ""}
+	path := map[string]string{"nchan": "/pub", "nchan-sse": "/pub", "floor": ""}
 	if p, ok := path[dialect]; ok {
 		return scheme + "://" + host + p
 	}

@@ -38,6 +38,14 @@ var goals = []goal{
 	{trial: "resume", server: "comet", figure: "lost", bound: 0},
 	{trial: "resume", server: "comet", figure: "repeated", bound: 0},
 	{trial: "resume", server: "comet", figure: "disordered", bound: 0},
+	{trial: "memory-h1", server: "comet-sse", figure: "settled", bound: 3},
+	{trial: "memory-h1", server: "comet-sse", figure: "first", bound: 5},
+	{trial: "memory-h1", server: "comet-sse", figure: "woken", bound: 7},
+	{trial: "fanout", server: "comet-sse", figure: "last", to: "comet", bound: 1.2},
+	{trial: "slow", server: "comet-sse", figure: "median_ratio", bound: 1.1},
+	{trial: "slow", server: "comet-sse", figure: "p99_ratio", bound: 1.1},
+	{trial: "slow", server: "comet-sse", figure: "dropped", bound: 100, least: true},
+	{trial: "slow", server: "comet-sse", figure: "last", bound: 40},
 }
 
 // loop is the bare loop that servers are compared with: the yardstick when it was
@@ -120,9 +128,11 @@ const howMeasured = `
 - The load comes from the same machine, over the loopback interface, and takes part of its CPU: for plain HTTP/1.1 from one epoll loop. A server that uses several cores shares them with it.
 - What is counted are answers, received completely. A client that got none, or an error, fails the round.
 - Memory is the resident memory of the server's processes above what the idle server had, divided by the clients. The kernel's part, for its sockets, is not in it. A fresh server first answers a few requests; then its idle memory is taken, after a forced collection where it has one. "First held" is when all are held, "after five wake-alls" when all were answered and came back five times, with no collection asked for; "settled" is after a forced collection, when the memory stands still.
+- A stream is held by one request. It counts as held when the server says so, and each part of it as an answer. Nobody comes back to it, so what that takes is next to nothing.
 - A latency is from just before the publication is sent until the answer has been received.
 - CPU is the time that all threads of the server's processes were on a CPU (` + "`/proc/PID/task/*/schedstat`" + `). In a fan-out nobody comes back before all have their answer and the server is at rest, so what a delivery takes and what coming back takes are told apart. "CPU a publication" in the others is all of it: taking and answering the publication, delivering it, and the client that comes back.
 - In unicast 32 connections publish, each to the field whose client has waited longest, as soon as their last publication was answered.
+- In slow a round has two parts: first those clients that read are alone, then the others come, read the head of their stream, and nothing more, until they are dropped or a minute is over. They come with the newest cursor, a small receive buffer and the segment size of an Ethernet. The percentiles are taken of each publication, and are the median over all of a part; "longest" is when the last client had the publication that took longest. "Dropped after" is from the first publication on, so the time is in it in which the system still takes what is written to them. "More memory" is the most of the server's memory in the second part over the most in the first.
 - nginx has one worker, as the bare loops have one thread; Comet takes the cores that it gets.
 `
 
@@ -137,7 +147,7 @@ func (c *comparison) under() string {
 		{"Comet", m.Comet},
 		{"nginx", m.Nginx},
 		{"date", m.Date},
-		{"rounds", fmt.Sprintf("%d, and %d for memory, idle and resume", c.Rounds, c.MemoryRounds)},
+		{"rounds", fmt.Sprintf("%d, and %d for memory, idle, resume and slow", c.Rounds, c.MemoryRounds)},
 		{"command", "`go run ./cmd/comet-bench compare " + strings.TrimSpace(c.Arguments) + "`"},
 	} {
 		if row[1] != "" {
@@ -233,10 +243,13 @@ func (c *comparison) apart() table {
 // compared is the table of the ratios of a trial.
 func (c *comparison) compared(t trial) table {
 	rows := table{t.row("", func(f figure) string { return f.title })}
-	for _, to := range []string{c.loop(t.name), "nchan"} {
+	for _, to := range []string{c.loop(t.name), "nchan", "comet"} {
 		for _, of := range c.measured(t.name) {
 			if of == to || of == "yardstick" || !slices.Contains(c.measured(t.name), to) {
 				continue
+			}
+			if to == "comet" && !strings.HasPrefix(of, "comet-") {
+				continue // that is above, the other way round
 			}
 			rows = append(rows, t.row(of+" / "+to, func(f figure) string {
 				return spread(c.ratios(t.name, f.name, of, to), "")

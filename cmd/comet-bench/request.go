@@ -15,6 +15,9 @@ type request struct {
 	accept string   // default: anything
 	header []string // further names and values, one after the other
 	body   string
+
+	cut   cutter // what the stream is cut with that is to answer it; nil: the answer is one
+	stops bool   // the client reads the head of the stream, and then nothing more
 }
 
 // appendTo appends the request as HTTP/1.1 has it.

@@ -133,9 +133,7 @@ func (c *crowd) cutAtRandom(ctx context.Context, count *int) {
 		c.net.mu.Lock()
 		number := rand.IntN(len(c.clients)) //nolint:gosec // which one does not matter
 		if cl := &c.clients[number]; cl.holding && ctx.Err() == nil {
-			c.lines.cut(number)
-			cl.holding = false
-			c.held--
+			c.cut(number)
 			*count++
 			c.ask(number)
 		}

@@ -21,24 +21,35 @@ import (
 type kind struct {
 	name  string
 	about string // for the report
-	start func(ctx context.Context, b *binaries, dir string) (*server, error)
+	start starter
 }
+
+// starter starts a server in a folder of its own.
+type starter func(ctx context.Context, b *binaries, dir string) (*server, error)
 
 // kinds are all of them, in the order of the report.
 var kinds = []kind{
 	{"yardstick", "the bare epoll loop that others are measured by (`--yardstick`)", startYardstick},
 	{"floor", "the bare epoll loop of `comet-bench floor`", startFloor},
-	{"comet", "Comet as it is by default", func(ctx context.Context, b *binaries, dir string) (*server, error) {
-		return startComet(ctx, b, dir, "")
-	}},
-	{"comet-trim", "Comet with `parking trim_tls`", func(ctx context.Context, b *binaries, dir string) (*server, error) {
-		return startComet(ctx, b, dir, "parking trim_tls")
-	}},
-	{"comet-off", "Comet with `parking off`: a goroutine for each held request", func(ctx context.Context, b *binaries, dir string) (*server, error) {
-		return startComet(ctx, b, dir, "parking off")
-	}},
+	{"comet", "Comet as it is by default", cometWith("")},
+	{"comet-sse", "Comet as it is by default, to clients that hold a stream of SSE", speaking("comet-sse", cometWith(""))},
+	{"comet-trim", "Comet with `parking trim_tls`", cometWith("parking trim_tls")},
+	{"comet-off", "Comet with `parking off`: a goroutine for each held request", cometWith("parking off")},
 	{"nchan", "Nchan in nginx, with one worker", startNchan},
+	{"nchan-sse", "Nchan likewise, to clients that hold a stream of SSE", speaking("nchan-sse", startNchan)},
 	{"lua", "nginx and Lua, the recipe that Comet began as, with one worker", startLua},
+}
+
+// speaking makes of how a server is started that of one whose clients have another
+// dialect.
+func speaking(dialect string, start starter) starter {
+	return func(ctx context.Context, b *binaries, dir string) (*server, error) {
+		s, err := start(ctx, b, dir)
+		if err == nil {
+			s.dialect = dialect
+		}
+		return s, err
+	}
 }
 
 // binaries are what the servers are started from.
@@ -55,6 +66,7 @@ type server struct {
 	dialect string
 	publish string
 	gc      string
+	metrics string
 	urls    map[string]string // where clients hold, by protocol
 
 	cmd   *exec.Cmd
@@ -236,6 +248,13 @@ https://localhost:SITE {
 }
 `
 
+// cometWith starts Comet with an option in its global block.
+func cometWith(option string) starter {
+	return func(ctx context.Context, b *binaries, dir string) (*server, error) {
+		return startComet(ctx, b, dir, option)
+	}
+}
+
 func startComet(ctx context.Context, b *binaries, dir, option string) (*server, error) {
 	ports, err := freePorts(ctx, 4)
 	if err != nil {
@@ -250,6 +269,7 @@ func startComet(ctx context.Context, b *binaries, dir, option string) (*server, 
 		dialect: "comet",
 		publish: "http://127.0.0.1:" + ports[1] + "/config",
 		gc:      "http://127.0.0.1:" + ports[0] + "/debug/pprof/heap?gc=1",
+		metrics: "http://127.0.0.1:" + ports[0] + "/metrics",
 		urls: map[string]string{
 			protocolH1: "http://127.0.0.1:" + ports[1] + "/push", protocolTLS: secure, protocolH2: secure,
 			protocolH2Many: "https://localhost:" + ports[3] + "/push",
@@ -336,7 +356,7 @@ func startNchan(ctx context.Context, b *binaries, dir string) (*server, error) {
 	}}
 	return startNginx(ctx, b, dir, s, []string{"ngx_nchan_module.so"}, "nchan_shared_memory_size 512m;", `
 		location ~ ^/sub/(.+)$ {
-			nchan_subscriber longpoll;
+			nchan_subscriber longpoll eventsource;
 			nchan_channel_id $1;
 		}
 		location ~ ^/pub/(.+)$ {
@@ -379,6 +399,7 @@ func startLua(ctx context.Context, b *binaries, dir string) (*server, error) {
 // measured returns the options of a case for this server.
 func (s *server) options(protocol string, log io.Writer) *options {
 	o := newOptions(log)
-	o.url, o.publish, o.gc, o.pid, o.dialect, o.protocol = s.urls[protocol], s.publish, s.gc, s.cmd.Process.Pid, s.dialect, protocol
+	o.url, o.publish, o.gc, o.metrics, o.pid = s.urls[protocol], s.publish, s.gc, s.metrics, s.cmd.Process.Pid
+	o.dialect, o.protocol = s.dialect, protocol
 	return o
 }

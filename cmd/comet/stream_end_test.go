@@ -132,6 +132,7 @@ func TestAStreamEndsAfterItsLongestTimeAndItsConnectionGoesOn(t *testing.T) {
 				next.begin(t)
 				next.want(t, "2")
 				next.wantCleanEnd(t)
+				comettest.WaitSubscribers(t, s, field, 0)
 				l.holdAndWake(s, field, "3")
 			}
 			stream.close()
