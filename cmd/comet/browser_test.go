@@ -31,7 +31,7 @@ type browserReply struct {
 	Error  string          `json:"error"`
 }
 
-// page is a page of a visitor of its own, who shares nothing with the others.
+// page is a page of a visitor. Visitors share nothing with each other.
 type page struct {
 	*browser
 	name string
@@ -149,6 +149,15 @@ func (b *browser) open(t *testing.T, name string, size viewport, address string)
 	})
 	p.call(t, "goto", address)
 	return p
+}
+
+// tab opens an address as the visitor of p, in another tab.
+func (p *page) tab(t *testing.T, name, address string) *page {
+	t.Helper()
+	other := &page{browser: p.browser, name: name}
+	other.call(t, "open", nil, p.name)
+	other.call(t, "goto", address)
+	return other
 }
 
 // start sends a call of one of the methods of Playwright's Page, and returns what

@@ -4,7 +4,7 @@
 //	{"id":1,"page":"ada","call":"fill","args":["#text","hello"]}   {"id":1,"result":...} or {"id":1,"error":"..."}
 //
 // The calls are the methods of Playwright's Page, and "open", which makes the page in a context of its own, as another
-// visitor's. At the end of its input it closes the browser and exits.
+// visitor's, or as a tab beside another page. At the end of its input it closes the browser and exits.
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
@@ -17,7 +17,7 @@ const pages = new Map();
 
 async function run({ page, call, args = [] }) {
 	if (call !== 'open') return pages.get(page)[call](...args);
-	const context = await browser.newContext(args[0]);
+	const context = args[1] ? pages.get(args[1]).context() : await browser.newContext(args[0]);
 	const opened = await context.newPage();
 	opened.on('pageerror', (error) => console.error(`${page}: ${error.stack}`));
 	opened.on('console', (message) => console.error(`${page}: ${message.type()}: ${message.text()}`));
