@@ -281,9 +281,9 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		return nil, h.refuse(w, r, ask.Style.Format, e)
 	}
 	accept := ""
-	if ask.Style.Format == wire.WS {
-		if accept, e = h.acceptSocket(r); e != nil {
-			return nil, h.refuse(w, r, wire.WS, e)
+	if ask.Style.Format == wire.WS || isConnect(r) {
+		if accept, e = h.acceptSocket(r, ask.Style.Format); e != nil {
+			return nil, h.refuse(w, r, ask.Style.Format, e)
 		}
 	}
 	if ask.Style.Format == wire.Iframe {

@@ -48,6 +48,8 @@ func (h *Hold) change(r *http.Request, session string, change wire.Change) ([]st
 	if s == nil {
 		return nil, errNoSession
 	}
+	s.looking.Lock() // or another route might have been found for what it watches now
+	defer s.looking.Unlock()
 	if route := s.holding(); route != h {
 		allowed, err := route.expand(r)
 		if err != nil {
@@ -62,7 +64,8 @@ func (h *Hold) change(r *http.Request, session string, change wire.Change) ([]st
 
 var errNoSession = wire.Errorf(http.StatusNotFound, "there is no stream of that session; it may have ended")
 
-// change changes what the stream watches, and returns what that is now.
+// change changes what the stream watches, and returns what that is now. It is called
+// with s.looking locked.
 func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,26 +117,27 @@ func keepLate(late []store.Query, fields []string) []store.Query {
 	return kept
 }
 
-// nextLate returns what there is next of fields that are new to the stream, and that
+// tellLate tells what there is next of fields that are new to the stream, and that
 // the client wants from a time before where the stream is. Its messages have their
 // own cursors, and the last of it that of the stream: a client that is cut between
-// is told something twice.
-func (s *stream) nextLate() (piece wire.Piece, ok bool) {
-	for len(s.late) > 0 && s.beginning == nil {
-		piece, told, more := s.tellLate(&s.late[0])
+// is told something twice. It reports whether there was something.
+func (s *stream) tellLate(p *part) bool {
+	for len(s.late) > 0 {
+		piece, told, more := s.nextLate(&s.late[0])
 		if !more {
 			s.late = s.late[1:]
 		}
 		if told {
-			return piece, true
+			p.tell(piece)
+			return true
 		}
 	}
-	return piece, false
+	return false
 }
 
-// tellLate returns what is to be told of late next, if there is something, and moves
+// nextLate returns what is to be told of late next, if there is something, and moves
 // it on. There is more when not all of it is told.
-func (s *stream) tellLate(late *store.Query) (piece wire.Piece, told, more bool) {
+func (s *stream) nextLate(late *store.Query) (piece wire.Piece, told, more bool) {
 	result := s.pool.store.Read(*late)
 	all := len(result.Messages)
 	result.Messages = slices.DeleteFunc(result.Messages, func(m *store.Message) bool { return m.Position > s.at.Position })

@@ -89,7 +89,7 @@ func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) error {
 	if s.style.Value().Format == wire.WS {
 		s.socket = &socket{accept: a.accept}
 	}
-	s.beginning = &beginning{s.style.Value().Head(s.session, a.route.Retry.pick(), a.first), a.first}
+	s.beginning = &beginning{s.style.Value().Head(s.session, a.route.Retry.pick(), time.Duration(a.route.Heartbeat), a.first), a.first}
 	s.query = a.query
 	s.query.Fields = make([]string, len(a.query.Fields))
 	for i, name := range a.query.Fields {
@@ -121,10 +121,7 @@ func (s *stream) next() (p part, ok bool) {
 	if s.stage != waiting {
 		return p, false
 	}
-	late, isLate := s.nextLate()
 	switch {
-	case isLate:
-		p.tell(late)
 	case s.beginning != nil:
 		p.add(s.beginning.head)
 		s.tell(&p, s.beginning.first)
@@ -133,6 +130,7 @@ func (s *stream) next() (p part, ok bool) {
 		p.add(s.reply)
 		p.reply, p.last, p.why = true, s.socket.closes, s.why
 		s.reply = nil
+	case s.tellLate(&p):
 	case s.result != nil:
 		p.woken = *s.result
 		s.tell(&p, p.woken)
@@ -351,8 +349,12 @@ func (g *goroutineStream) tick() {
 	case g.mayStall():
 		g.timer.Reset(patience)
 	default:
-		g.slow.Store(true)
-		_ = g.setWriteDeadline(time.Unix(1, 0))
+		g.mu.Lock()
+		if g.stage == sending { // else the writer may be gone with its request
+			g.slow.Store(true)
+			_ = g.setWriteDeadline(time.Unix(1, 0))
+		}
+		g.mu.Unlock()
 	}
 }
 
@@ -390,7 +392,7 @@ func (g *goroutineStream) proceed(http.ResponseWriter) (more bool) {
 				g.replied <- struct{}{}
 			}
 			continue
-		case g.slow.Load(), errors.Is(err, os.ErrDeadlineExceeded):
+		case err != nil && (g.slow.Load() || errors.Is(err, os.ErrDeadlineExceeded)):
 			why = outcomeDropped
 		case err != nil:
 			why = outcomeLeft
@@ -431,7 +433,11 @@ func (g *goroutineStream) write(parts [][]byte) error {
 			return err
 		}
 	}
-	return http.NewResponseController(g.writer).Flush()
+	if err := http.NewResponseController(g.writer).Flush(); err != nil {
+		return err
+	}
+	_ = g.setWriteDeadline(time.Time{}) // HTTP/2 would end the stream by it though nothing is written
+	return nil
 }
 
 func (g *goroutineStream) setWriteDeadline(t time.Time) error {

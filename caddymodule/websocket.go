@@ -35,8 +35,10 @@ func asUpgrade(r *http.Request) (method string, header http.Header) {
 
 // acceptSocket returns what the answer to a request for a WebSocket says of its key,
 // if it has one, or why there is none.
-func (h *Hold) acceptSocket(r *http.Request) (accept string, e *wire.Error) {
+func (h *Hold) acceptSocket(r *http.Request, format wire.Format) (accept string, e *wire.Error) {
 	switch {
+	case format != wire.WS:
+		return "", wire.Errorf(http.StatusBadRequest, "a WebSocket has the format ws, and no other")
 	case !isConnect(r) && !r.ProtoAtLeast(1, 1):
 		return "", wire.Errorf(http.StatusBadRequest, "there are no WebSockets over HTTP/1.0; a proxy on the way may have to be told to speak HTTP/1.1")
 	case !isConnect(r):
@@ -47,10 +49,20 @@ func (h *Hold) acceptSocket(r *http.Request) (accept string, e *wire.Error) {
 	// A browser lets every page open a WebSocket to everywhere, with the cookies of
 	// its visitor, and leaves it to the server.
 	origin := r.Header.Get("Origin")
-	if origin != "" && !isOfSite(origin, r) && (h.CORS == nil || !h.CORS.allows(origin)) {
+	switch {
+	case origin == "" || isOfSite(origin, r):
+	case h.CORS == nil || !h.CORS.allows(origin):
 		return "", wire.Errorf(http.StatusForbidden, "%s", notAllowed(origin))
+	case !h.CORS.Credentials && hasCredentials(r):
+		return "", wire.Errorf(http.StatusForbidden, "pages of the origin %.300q may not ask here as whom their visitor is known; to let them, list the origin in the cors block of this route, with credentials", origin)
 	}
 	return accept, nil
+}
+
+// hasCredentials reports whether r has what browsers send by themselves to say who
+// their user is.
+func hasCredentials(r *http.Request) bool {
+	return r.Header.Get("Cookie") != "" || r.Header.Get("Authorization") != "" || r.TLS != nil && len(r.TLS.PeerCertificates) > 0
 }
 
 // isOfSite reports whether an origin is that of the site which r came to. Schemes
@@ -77,12 +89,12 @@ func withoutUsualPort(host, scheme string) string {
 type socket struct {
 	accept string      // what answers the key; empty: there was none
 	frames wire.Frames // not guarded: one goroutine at a time hears
-	silent int         // for how many heartbeats nothing was heard; guarded by stream.mu
+	silent int         // for how many heartbeats nothing whole was heard; guarded by stream.mu
 	closes bool        // with its reply; likewise
 }
 
 // maxSilent is for how many heartbeats a client need not be heard, though it is to
-// answer each.
+// answer each. It may take as long for what it says.
 const maxSilent = 2
 
 // isSilent is called before a heartbeat. It reports whether the client is taken to be
@@ -95,9 +107,6 @@ func (k *socket) isSilent() bool {
 // hear is given what came over the WebSocket of s. It reports whether more is to be
 // heard now: not before what the client said is answered. Then readOn is called.
 func (s *stream) hear(b []byte) (more bool) {
-	s.mu.Lock()
-	s.socket.silent = 0
-	s.mu.Unlock()
 	s.socket.frames.Add(b)
 	return s.readOn()
 }
@@ -105,6 +114,11 @@ func (s *stream) hear(b []byte) (more bool) {
 // readOn is hear for what came before.
 func (s *stream) readOn() (more bool) {
 	said, ok := s.socket.frames.Next()
+	if said.Text != nil || !s.socket.frames.Pending() {
+		s.mu.Lock()
+		s.socket.silent = 0
+		s.mu.Unlock()
+	}
 	if !ok {
 		return true
 	}
@@ -132,6 +146,8 @@ func (s *stream) changeAs(text []byte) []byte {
 		fields []string
 		change wire.Change
 	)
+	s.looking.Lock() // as Hold.change
+	defer s.looking.Unlock()
 	allowed, e := s.allowed()
 	if e == nil {
 		change, e = wire.ReadChange(allowed, string(text))
@@ -145,14 +161,13 @@ func (s *stream) changeAs(text []byte) []byte {
 	return wire.WatchedFrame(fields)
 }
 
-// allowed returns what the route of s allows its request.
+// allowed returns what the route of s allows its request. It is called with s.looking
+// locked.
 func (s *stream) allowed() (wire.HoldRoute, *wire.Error) {
 	route := s.holding()
 	if route.fixed != nil {
 		return *route.fixed, nil
 	}
-	s.looking.Lock()
-	defer s.looking.Unlock()
 	if s.held.over {
 		return wire.HoldRoute{}, errNoSession
 	}
@@ -184,7 +199,7 @@ func (g *goroutineStream) upgrade() error {
 	header.Set("Upgrade", "websocket")
 	header.Set(headerAccept, g.socket.accept)
 	g.writer.WriteHeader(http.StatusSwitchingProtocols)
-	conn, buffered, err := control.Hijack()
+	conn, buffered, err := http.NewResponseController(innermost(g.writer)).Hijack()
 	if err != nil {
 		return err
 	}
@@ -203,6 +218,18 @@ func (g *goroutineStream) upgrade() error {
 		_ = conn.Close()
 	}()
 	return nil
+}
+
+// innermost returns the writer of the server itself: those around it may be over
+// with the request, and the connection of a WebSocket is not.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
 }
 
 // listen hears what the client says until it leaves, or all is over.
@@ -225,7 +252,7 @@ func (g *goroutineStream) listen(client io.Reader) {
 }
 
 // closingTime is for how long a client may take to close its WebSocket when it was
-// told to.
+// told to, as one that is parked.
 const closingTime = time.Second
 
 // hangUp ends a WebSocket when the last was sent, or nothing can be sent any more.

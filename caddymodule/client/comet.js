@@ -377,7 +377,7 @@ class Comet extends EventTarget {
 		const source = new EventSource(this.#address({ ...this.#stream('sse'), wrap: 'json' }), { withCredentials });
 		return new Promise((_, reject) => {
 			const hear = ({ data }) => this.#hear(JSON.parse(data));
-			for (const name of ['message', 'comet-session', 'comet-missed']) source.addEventListener(name, hear);
+			for (const name of ['message', 'comet-session', 'comet-missed', 'comet-heartbeat']) source.addEventListener(name, hear);
 			source.onerror = signal.onabort = reject;
 		}).finally(() => source.close());
 	}

@@ -133,6 +133,7 @@ func TestTheDemoIsABoardThatAllWindowsShare(t *testing.T) {
 	for _, way := range []struct{ transport, name string }{
 		{"stream", "a stream"},
 		{"poll", "long-polls"},
+		{"ws", "a WebSocket"},
 		{"sse", "server-sent events"},
 	} {
 		var texts []string

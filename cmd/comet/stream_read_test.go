@@ -487,6 +487,8 @@ func (s *stream) event(p piece, data string) (piece, error) {
 			said.cursor = p.cursor
 		}
 		return said, err
+	case p.event == "comet-heartbeat" && data == "{}":
+		return piece{kind: heartbeatPiece}, nil
 	case s.wrap:
 		said, err := s.object(data)
 		if err == nil && said.cursor != p.cursor {
@@ -531,6 +533,8 @@ func (s *stream) object(text string) (piece, error) {
 		s.told(*o.Retry)
 	}
 	switch {
+	case text == "{}":
+		return piece{kind: heartbeatPiece}, nil
 	case o.Session != "":
 		return piece{kind: sessionPiece, session: o.Session}, nil
 	case o.Missed || o.MissedFields != nil:
@@ -613,7 +617,7 @@ func (s *stream) nextScript() (piece, error) {
 		_, script, _ := strings.Cut(text.String(), "<script")
 		text.Reset()
 		for rest, found := script, true; found; {
-			if _, rest, found = strings.Cut(rest, "("); !strings.HasPrefix(rest, `{"`) {
+			if _, rest, found = strings.Cut(rest, "("); !strings.HasPrefix(rest, `{"`) && !strings.HasPrefix(rest, "{})") {
 				continue
 			}
 			var object json.RawMessage

@@ -99,6 +99,9 @@ func TestAWebSocketOverHTTP2AndHTTP3(t *testing.T) {
 			if _, res := connectSocket(t, w, target, "Origin", "https://evil.example"); res.StatusCode != http.StatusForbidden {
 				t.Errorf("a page of another site gets %s", res.Status)
 			}
+			if _, res := connectSocket(t, w, target+"&format=ndjson"); res.StatusCode != http.StatusBadRequest {
+				t.Errorf("a stream that is no WebSocket gets %s", res.Status)
+			}
 		})
 	}
 }

@@ -27,7 +27,7 @@ func startSockets(t *testing.T, global, options string, opts ...comettest.Option
 }
 
 func sockets(options string) string {
-	return "\tcomet {\n\t\tpublish /config\n\t\thold /push {\n\t\t\tfield id news fresh/*\n\t\t\t" + options + "\n\t\t}\n\t}\n"
+	return "\tlog\n\tcomet {\n\t\tpublish /config\n\t\thold /push {\n\t\t\tfield id news fresh/*\n\t\t\t" + options + "\n\t\t}\n\t}\n"
 }
 
 // The opcodes of frames.
@@ -247,6 +247,13 @@ func TestAWebSocketChangesWhatItWatches(t *testing.T) {
 		ws := openSocket(t, dial(), "/push?after=now&field="+field)
 		comettest.Publish(t, s, late+"=1")
 		ws.send(final|textFrame, fmt.Sprintf(`{"watch":[%q],"after":%q}`, late, cursor))
+		text := string(ws.wantFrame(textFrame)) // before what is late
+		for strings.Contains(text, `"session"`) || strings.HasPrefix(text, `{"cursor"`) {
+			text = string(ws.wantFrame(textFrame))
+		}
+		if want := fmt.Sprintf(`{"watch":[%q,%q]}`, field, late); text != want {
+			t.Errorf("told %s; want %s", text, want)
+		}
 		ws.want("1")
 		comettest.Publish(t, s, late+"=2&"+field+"=a")
 		ws.want("2", "a")
@@ -256,7 +263,7 @@ func TestAWebSocketChangesWhatItWatches(t *testing.T) {
 		ws.want("3")
 		comettest.Publish(t, s, field+"=b")
 		// In pieces, with a ping between them.
-		text := fmt.Sprintf(`{"watch":[%q]}`, field)
+		text = fmt.Sprintf(`{"watch":[%q]}`, field)
 		ws.send(textFrame, text[:5])
 		ws.send(final|pingFrame, "between")
 		ws.send(continuation, text[5:9])
@@ -330,6 +337,28 @@ func TestOnlyPagesOfTheSiteOpenAWebSocket(t *testing.T) {
 	})
 }
 
+// A browser sends its cookies with a WebSocket whatever the page wants.
+func TestPagesOfOtherOriginsOpenAWebSocketWithCredentialsWhereTheRouteSaysSo(t *testing.T) {
+	t.Parallel()
+	const page = "Origin: https://app.example.com"
+	for options, want := range map[string]map[string]int{
+		"cors {\n\t\t\t\torigins *\n\t\t\t}":                                              {"": 101, "Cookie: a=b": 403, "Authorization: Basic dTpw": 403},
+		"cors {\n\t\t\t\torigins https://app.example.com\n\t\t\t\tcredentials\n\t\t\t}":   {"": 101, "Cookie: a=b": 101},
+		"cors {\n\t\t\t\torigins https://other.example.com\n\t\t\t\tcredentials\n\t\t\t}": {"": 403, "Cookie: a=b": 403},
+	} {
+		s := startSockets(t, "", options)
+		for credentials, status := range want {
+			header := []string{page}
+			if credentials != "" {
+				header = append(header, credentials)
+			}
+			if res := upgrade(t, plainLink(t, s), "/push?after=now", header...); res.StatusCode != status {
+				t.Errorf("%s, %q: got %s; want %d", options, credentials, res.Status, status)
+			}
+		}
+	}
+}
+
 func TestAnUpgradeThatIsWrongIsRefused(t *testing.T) {
 	t.Parallel()
 	overSockets(t, "", "", func(t *testing.T, s *comettest.Server, dial func() *link, field string) {
@@ -376,13 +405,20 @@ func TestAWebSocketThatAnswersNoPingIsClosed(t *testing.T) {
 	t.Parallel()
 	overSockets(t, "", "heartbeat 1s", func(t *testing.T, s *comettest.Server, dial func() *link, field string) {
 		silent := openSocket(t, dial(), "/push?after=now&field="+field)
+		dribbles := openSocket(t, dial(), "/push?after=now&field="+field) // a message that has no end
 		answers := openSocket(t, dial(), "/push?after=now&field="+field)
-		comettest.WaitSubscribers(t, s, field, 2)
+		comettest.WaitSubscribers(t, s, field, 3)
 		start := time.Now()
+		dribbles.send(textFrame, "{")
 		for range 4 {
 			answers.send(final|pongFrame, string(answers.wantFrame(pingFrame)))
+			_, _ = dribbles.Write(frame(continuation, " "))
 		}
-		silent.wantClosed(1001)
+		for _, ws := range []*socket{silent, dribbles} {
+			if code := string(ws.wantFrame(closeFrame)); code != "\x03\xe9" {
+				t.Errorf("it is closed with %q; want 1001", code)
+			}
+		}
 		elapsed(t, "the end", start, 2*time.Second, 15*time.Second)
 		comettest.WaitSubscribers(t, s, field, 1)
 		comettest.Publish(t, s, field+"=1")

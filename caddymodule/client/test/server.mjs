@@ -181,7 +181,7 @@ export class Server {
 				for (const message of this.read(fields, position)) send(text(message));
 				position = this.messages.length;
 			},
-			beat: () => send(sse ? 'data: {}\n\n' : '\n'),
+			beat: () => send(sse ? 'event: comet-heartbeat\ndata: {}\n\n' : '\n'),
 			timeout: () => { held.end(); response.end(); },
 			cut: () => {
 				held.end();

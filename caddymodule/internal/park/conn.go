@@ -167,17 +167,23 @@ func (c *Conn) readEarly() (end bool) {
 	if _, bare := c.inner.(*net.TCPConn); bare {
 		return false
 	}
+	c.early, end = c.readBuffered(c.early)
+	return end
+}
+
+// readBuffered reads to b what readEarly does.
+func (c *Conn) readBuffered(b []byte) (all []byte, end bool) {
 	_ = c.inner.SetReadDeadline(longAgo)
 	defer func() { _ = c.inner.SetReadDeadline(time.Time{}) }()
 	var room [512]byte
-	for len(c.early) < maxEarly {
+	for len(b) < maxEarly {
 		n, err := c.inner.Read(room[:])
-		c.early = append(c.early, room[:n]...)
+		b = append(b, room[:n]...)
 		if err != nil {
-			return !errors.Is(err, os.ErrDeadlineExceeded)
+			return b, !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
-	return false
+	return b, false
 }
 
 var longAgo = time.Unix(1, 0)
@@ -352,8 +358,9 @@ func (c *Conn) hear() {
 		c.Post((*hearing)(c))
 	case c.tls && c.readable && len(c.early) == 0 && !c.hangup:
 		c.reading = true
-		_ = c.inner.SetReadDeadline(time.Now().Add(listenTime))
-		go c.listen()
+		// TLS answers some of what it reads.
+		_ = c.inner.SetDeadline(time.Now().Add(listenTime))
+		go c.listen(c.listened)
 	}
 }
 
@@ -370,22 +377,14 @@ func (h *hearing) Do(scratch *Scratch) {
 	c.mu.Lock()
 	c.reading = false
 	var heard []byte
-	left := c.hangup
-	switch c.state { //nolint:exhaustive // a part of the answer is being written, or it is closed
-	case waiting:
+	if c.state == waiting { // else a part of the answer is being written, or it is closed
 		heard = c.take(scratch.Bytes[:hearSize])
-	case idle:
-		c.proceed()
 	}
-	left = c.hangup && !left
 	guest := c.guest
 	c.listens = c.listens && len(heard) == 0
 	c.mu.Unlock()
 	if len(heard) > 0 {
 		guest.(Listener).Hear(heard)
-	}
-	if left {
-		guest.Leave()
 	}
 }
 
@@ -400,16 +399,8 @@ func (c *Conn) take(room []byte) []byte {
 		return room[:n]
 	}
 	n := copy(room, c.early)
-	if c.early = c.early[n:]; len(c.early) > 0 {
-		return room[:n]
-	}
-	c.early = nil
-	if c.readEarly() {
-		c.hangup = true
-	}
-	if c.tls && len(c.early) == 0 {
-		n, err := c.peek()
-		c.readable = err == nil && n > 0
+	if c.early = c.early[n:]; len(c.early) == 0 {
+		c.early = nil
 	}
 	return room[:n]
 }
@@ -429,19 +420,25 @@ func (c *Conn) receive(room []byte) (int, error) {
 const listenTime = 10 * time.Second
 
 // listen reads what comes over TLS while a guest waits: the client's word that it
-// leaves, or the beginning of its next request.
-func (c *Conn) listen() {
+// leaves, or the beginning of its next request. For a Listener it reads all that
+// there is, as far as that is bounded.
+func (c *Conn) listen(all bool) {
 	var room [512]byte
 	n, err := c.inner.Read(room[:])
+	came, end := room[:n], err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	if all && err == nil {
+		came, end = c.readBuffered(came)
+	}
 	c.mu.Lock()
 	_ = c.inner.SetReadDeadline(time.Time{})
 	c.reading = false
-	c.early = append(c.early, room[:n]...)
+	c.early = append(c.early, came...)
+	if c.state != closed && len(came) < maxEarly { // else there may be more that the socket does not tell of
+		n, err := c.peek()
+		c.readable = err == nil && n > 0
+	}
 	var leaving Guest
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.readable = false // but for the beginning of something
-	case err != nil:
+	if end {
 		if c.state == waiting && !c.hangup {
 			leaving = c.guest
 		}

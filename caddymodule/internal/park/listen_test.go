@@ -5,8 +5,13 @@ package park
 import (
 	"bytes"
 	"io"
+	"net"
+	"os"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // listener is a guest that hears its client.
@@ -139,4 +144,79 @@ func TestAListenersClientReadsToTheEnd(t *testing.T) {
 		}
 		_ = l.wire.Close()
 	})
+}
+
+// fullConn takes nothing while it is full, as a socket whose client does not read.
+type fullConn struct {
+	net.Conn
+	full     atomic.Bool
+	deadline atomic.Pointer[time.Time]
+}
+
+func (c *fullConn) SetDeadline(t time.Time) error {
+	c.deadline.Store(&t)
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *fullConn) SetWriteDeadline(t time.Time) error {
+	c.deadline.Store(&t)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *fullConn) Write(b []byte) (int, error) {
+	for c.full.Load() {
+		if d := c.deadline.Load(); d != nil && !d.IsZero() && time.Now().After(*d) {
+			return 0, os.ErrDeadlineExceeded
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return c.Conn.Write(b)
+}
+
+// TLS answers some records by itself, such as one that is none.
+func TestNobodyWaitsForWhatTLSAnswersToAClientThatDoesNotRead(t *testing.T) {
+	r := newRig(t, Options{}, 0)
+	var below *fullConn
+	r.below = func(c net.Conn) net.Conn {
+		below = &fullConn{Conn: c}
+		return below
+	}
+	l := r.connect(tls13)
+	r.below = nil
+	other := r.connect(plain)
+	g, otherGuest := r.parkListener(l), r.parkListener(other)
+	l.conn.Send(pattern(promptTLS+1), nil) // after which a part may be written for long
+	receive(t, "Sent", g.sent)
+	below.full.Store(true)
+	l.conn.Listen()
+	other.conn.Listen()
+	cork(t, l.wire, 1) // in one segment: a record, and one that is none
+	l.send("x")
+	_, _ = l.wire.Write(append([]byte{23, 3, 3, 0, 32}, make([]byte, 32)...))
+	cork(t, l.wire, 0)
+	time.Sleep(20 * time.Millisecond)
+	_, _ = l.wire.Write([]byte("y")) // of which the lot is told
+	time.Sleep(20 * time.Millisecond)
+	other.send("hello")
+	if heard := receive(t, "what another client sent", otherGuest.heard); heard != "hello" {
+		t.Errorf("heard %q", heard)
+	}
+	below.full.Store(false)
+	_ = l.wire.Close()
+	eventually(t, "it is told that the client left", func() bool { return g.left.Load() == 1 })
+	l.conn.Answer(nil, nil, true)
+	receive(t, "Answered", g.answered)
+	other.end(otherGuest)
+}
+
+// cork has a socket keep back what is written until it is let go.
+func cork(t *testing.T, c *net.TCPConn, on int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, on) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
 }

@@ -11,7 +11,7 @@ import (
 
 // MaxChange is how large a request may be that changes what a stream watches, in
 // bytes.
-const MaxChange = 64 << 10
+const MaxChange = 32 << 10
 
 // Change is what a request asks for that changes what a stream watches.
 type Change struct {
@@ -46,7 +46,7 @@ func ReadChange(route HoldRoute, body string) (Change, *Error) {
 	decoder := json.NewDecoder(strings.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&given); err != nil {
-		return c, badRequest(`the body is not as in {"watch":["news"],"unwatch":["id"],"after":"CURSOR"}: %v`, err)
+		return c, badRequest(`the body is not as in {"watch":["news"],"unwatch":["id"],"after":"CURSOR"}: %.200s`, err)
 	}
 	if decoder.More() {
 		return c, badRequest("there is something after the object in the body")
@@ -83,6 +83,9 @@ func (c *Change) Check(route HoldRoute) *Error {
 
 // readNames returns a list of names of fields, each once.
 func readNames(given []string) ([]string, *Error) {
+	if len(given) > MaxFields {
+		return nil, errTooMany
+	}
 	var once []string
 	for _, name := range given {
 		if e := checkName("field", name); e != nil {
@@ -90,9 +93,6 @@ func readNames(given []string) ([]string, *Error) {
 		}
 		if !slices.Contains(once, name) {
 			once = append(once, name)
-		}
-		if len(once) > MaxFields {
-			return nil, errTooMany
 		}
 	}
 	return once, nil

@@ -83,8 +83,14 @@ func (p *Piece) encode(result store.Result, as store.Encoding) {
 // at this moment, so that the client has a cursor. There are clients that take the
 // cursor from any event, so the first event has the one before that piece; it has
 // none when the piece tells a gap, which is not to be missed.
-func (s Style) Head(session string, retry time.Duration, first store.Result) []byte {
+//
+// Where a page can see heartbeats it is told how often there are some: what is
+// silent for longer is dead.
+func (s Style) Head(session string, retry, heartbeat time.Duration, first store.Result) []byte {
 	object := appendRetry(append(appendString([]byte(`{"session":`), session), ','), retry)
+	if s.Wrap || s.Format == NDJSON || s.Format == Iframe {
+		object = append(strconv.AppendInt(append(object[:len(object)-1], `,"heartbeat":`...), heartbeat.Milliseconds(), 10), '}')
+	}
 	switch s.Format {
 	case SSE:
 		var cursor store.Cursor
@@ -122,12 +128,16 @@ func appendRetry(b []byte, retry time.Duration) []byte {
 
 // Heartbeat returns what says nothing but that the stream is alive.
 func (s Style) Heartbeat() []byte {
-	switch s.Format {
-	case SSE:
+	switch {
+	case s.Wrap:
+		return []byte("event: comet-heartbeat\ndata: {}\n\n")
+	case s.Format == SSE:
 		return []byte(":\n\n")
-	case Multipart:
+	case s.Format == Multipart:
 		return []byte("Comet-Heartbeat:\r\n") // into the head of the part to come
-	case WS:
+	case s.Format == Iframe:
+		return s.tell([]byte("{}"))
+	case s.Format == WS:
 		return ws.CompiledPing
 	default:
 		return []byte("\n")

@@ -157,6 +157,7 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 		missed = `{"missed":true,"missed_fields":["a","\u003cb\u003e"],"cursor":"e.9"}`
 		before = `{"missed":true,"missed_fields":["a"],"cursor":"e.6"}`
 		head   = `{"session":"S","retry":1500}`
+		beats  = `{"session":"S","retry":1500,"heartbeat":20000}`
 		end    = `{"retry":1500}`
 	)
 	script := func(object string) string { return "<script>comet(" + object + ")</script>\n" }
@@ -173,14 +174,14 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 		},
 		{
 			Style{Format: SSE, Wrap: true},
-			"retry: 1500\nevent: comet-session\ndata: " + head + "\n\n", ":\n\n", "retry: 1500\n\n",
+			"retry: 1500\nevent: comet-session\ndata: " + beats + "\n\n", "event: comet-heartbeat\ndata: {}\n\n", "retry: 1500\n\n",
 			"id: e.9\n\n", "id: e.9\nevent: comet-missed\ndata: " + missed + "\n\n",
 			"id: e.6\nevent: comet-missed\ndata: " + before + "\n\nid: e.7\ndata: " + first + "\n\nid: e.9\ndata: " + second + "\n\n",
 			"id: e.7\ndata: " + first + "\n\nid: e.8\n\n",
 		},
 		{
 			Style{Format: NDJSON},
-			head + "\n", "\n", end + "\n", `{"cursor":"e.9"}` + "\n", missed + "\n",
+			beats + "\n", "\n", end + "\n", `{"cursor":"e.9"}` + "\n", missed + "\n",
 			before + "\n" + first + "\n" + second + "\n", first + "\n" + `{"cursor":"e.8"}` + "\n",
 		},
 		{
@@ -190,7 +191,7 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 		},
 		{
 			Style{Format: Iframe, Callback: "a.b"},
-			"", "\n", script(end), script(`{"cursor":"e.9"}`), script(missed),
+			"", script("{}"), script(end), script(`{"cursor":"e.9"}`), script(missed),
 			script(before) + script(first) + script(second), script(first) + script(`{"cursor":"e.8"}`),
 		},
 		{
@@ -209,7 +210,7 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 			}
 		}
 		if test.style.Format != Iframe {
-			said("head", test.style.Head("S", 1500*time.Millisecond, store.Result{}), test.head)
+			said("head", test.style.Head("S", 1500*time.Millisecond, 20*time.Second, store.Result{}), test.head)
 		}
 		said("heartbeat", test.style.Heartbeat(), test.heartbeat)
 		said("end", test.style.End(1500*time.Millisecond), test.end)
@@ -230,9 +231,9 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 }
 
 func TestTheHeadOfAnIframe(t *testing.T) {
-	head := string(Style{Format: Iframe, Callback: "page.update"}.Head("S", time.Second, store.Result{}))
+	head := string(Style{Format: Iframe, Callback: "page.update"}.Head("S", time.Second, 20*time.Second, store.Result{}))
 	page, call, _ := strings.Cut(head, "-->\n")
-	if len(page)+len("-->\n") != paddedHead || call != `<script>comet({"session":"S","retry":1000})</script>`+"\n" {
+	if len(page)+len("-->\n") != paddedHead || call != `<script>comet({"session":"S","retry":1000,"heartbeat":20000})</script>`+"\n" {
 		t.Errorf("%d bytes, and then %q", len(page), call)
 	}
 	for _, want := range []string{
@@ -243,7 +244,7 @@ func TestTheHeadOfAnIframe(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, page)
 		}
 	}
-	if long := (Style{Format: Iframe, Callback: strings.Repeat("x", maxCallback)}).Head("S", 0, store.Result{}); !strings.HasPrefix(string(long), "<!DOCTYPE html>") {
+	if long := (Style{Format: Iframe, Callback: strings.Repeat("x", maxCallback)}).Head("S", 0, 0, store.Result{}); !strings.HasPrefix(string(long), "<!DOCTYPE html>") {
 		t.Errorf("with a long name: %q", long)
 	}
 }
@@ -341,7 +342,7 @@ func TestWhatIsSentIsSharedByAllWhoGetIt(t *testing.T) {
 func TestPartsAreReadByAnyReader(t *testing.T) {
 	datas := []string{"", "a\r\n\r\nb", "--", "\r\n--", boundary, "x\r\n--" + boundary + "--\r\n", "\r\n--" + boundary[:10], "\xff"}
 	style := Style{Format: Multipart}
-	stream := style.Head("S", time.Second, store.Result{})
+	stream := style.Head("S", time.Second, 20*time.Second, store.Result{})
 	for i, data := range datas {
 		stream = append(stream, style.Heartbeat()...)
 		stream = append(stream, slices.Concat(style.Piece(testResult(testMessage(store.Position(i+1), "a", data, "a/b", ""))).Parts...)...)
@@ -470,10 +471,18 @@ func FuzzEventStream(f *testing.F) {
 			want[1] = want[0]
 		}
 		for _, style := range []Style{{Format: SSE}, {Format: SSE, Wrap: true}} {
-			stream := slices.Concat(style.Head("S", time.Second, store.Result{}), style.Heartbeat(),
+			stream := slices.Concat(style.Head("S", time.Second, 20*time.Second, store.Result{}), style.Heartbeat(),
 				slices.Concat(style.Piece(testResult(one, two)).Parts...), style.Heartbeat(), style.End(time.Second))
 			events, lastID := dispatched(string(stream))
-			if len(events) != 3 || lastID != "e.8" || events[0] != (testEvent{"comet-session", `{"session":"S","retry":1000}`, ""}) {
+			session := `{"session":"S","retry":1000}`
+			if style.Wrap {
+				session = `{"session":"S","retry":1000,"heartbeat":20000}`
+				if beat := (testEvent{"comet-heartbeat", "{}", ""}); len(events) != 5 || events[1] != beat || events[4].name != beat.name {
+					t.Fatalf("got %q, of %q", events, stream)
+				}
+				events = append(events[:1], events[2:4]...)
+			}
+			if len(events) != 3 || lastID != "e.8" || events[0] != (testEvent{"comet-session", session, ""}) {
 				t.Fatalf("got %q, last %q, of %q", events, lastID, stream)
 			}
 			for i, m := range []*store.Message{one, two} {
@@ -580,7 +589,7 @@ func FuzzLines(f *testing.F) {
 		style := Style{Format: NDJSON}
 		r := testResult(m, m)
 		r.Missed = []string{field}
-		stream := string(slices.Concat(style.Head("S", time.Second, store.Result{}), slices.Concat(style.Piece(r).Parts...), style.Heartbeat(), style.End(time.Second)))
+		stream := string(slices.Concat(style.Head("S", time.Second, 20*time.Second, store.Result{}), slices.Concat(style.Piece(r).Parts...), style.Heartbeat(), style.End(time.Second)))
 		lines := strings.Split(stream, "\n")
 		if len(lines) != 7 || lines[4] != "" || lines[6] != "" || strings.ContainsAny(stream, "\r\x00") {
 			t.Fatalf("the lines are %q", lines)

@@ -107,6 +107,9 @@ func (f *Frames) Next() (said Said, ok bool) {
 	}
 }
 
+// Pending reports whether something has come of which more is to come.
+func (f *Frames) Pending() bool { return f.inside || len(f.unread) > 0 }
+
 // frame returns the next frame, without its mask. It is not ok when more has to
 // come. A refusal is what is to be sent to who sent what may not be.
 func (f *Frames) frame() (frame ws.Frame, ok bool, refusal []byte) {
