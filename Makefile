@@ -10,6 +10,9 @@ GOLANGCI := .bin/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # For `make test`: more flags for go test, such as GOTESTFLAGS=-v.
 GOTESTFLAGS ?=
 
+# How many tests of a package run at once: most of them wait for most of their time.
+PARALLEL := 4
+
 # For `make fuzz`: how long each fuzz test runs.
 FUZZTIME ?= 30s
 
@@ -37,8 +40,8 @@ build: ## build the binary ./comet
 	$(GO) build -o comet ./cmd/comet
 
 test: setup gofmt vet lint ## check the code and run all tests with the race detector
-	$(GO) test $(RACE) -timeout 40m $(GOTESTFLAGS) ./...
-	COMET_PARKING=off $(GO) test $(RACE) -timeout 40m $(GOTESTFLAGS) -run '$(ON_GOROUTINES)' ./cmd/comet
+	$(GO) test $(RACE) -parallel $(PARALLEL) -timeout 40m $(GOTESTFLAGS) ./...
+	COMET_PARKING=off $(GO) test $(RACE) -parallel $(PARALLEL) -timeout 40m $(GOTESTFLAGS) -run '$(ON_GOROUTINES)' ./cmd/comet
 
 setup: ## install what the tests use, where that can be done
 	@testdata/setup
