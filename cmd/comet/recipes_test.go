@@ -27,7 +27,7 @@ import (
 var recipesRun = []string{
 	"publish.sh", "comet.php", "post.php", "publish.mjs",
 	"postgresql.sql", "postgresql.sh", "mariadb.sql", "mariadb.sh",
-	"jquery.js", "jquery-use.js", "useComet.js",
+	"jquery.js", "jquery-use.js", "useComet.js", "touch.caddyfile",
 }
 
 // recipesSite publishes to fields and lets a browser have the recipes.
