@@ -469,7 +469,7 @@ http://127.0.0.1:{$HTTP} {
 	comet {
 		store other
 		publish /config
-		touch * touched
+		touch /* touched
 		hold * {
 			field id **
 		}
