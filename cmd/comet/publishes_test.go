@@ -210,6 +210,23 @@ func TestEarlyHintsDoNotPublish(t *testing.T) {
 	wantSince(t, s, cursor, []string{"id"}, "id=1") // once, by the response
 }
 
+func TestTrailersDoNotPublish(t *testing.T) {
+	t.Parallel()
+	s := startPublishing(t, "from_responses", "")
+	for _, path := range []string{"/trailer", "/unannounced"} {
+		res, err := s.Client().Get(s.URL(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadAll(res.Body)
+		res.Body.Close()
+		if _, said := res.Trailer["Comet-Publish"]; err != nil || said || res.Trailer.Get("Checksum") != "1" {
+			t.Errorf("%s: the trailer is %q, %v; want the Checksum alone", path, res.Trailer, err)
+		}
+	}
+	wantUnset(t, s, "id")
+}
+
 func TestRequestsDoNotPublish(t *testing.T) {
 	t.Parallel()
 	s := startPublishing(t, "from_responses", "")
