@@ -19,7 +19,7 @@ import (
 
 // startPublishing starts an application that does what its paths say, and
 // comet before it with lines in the comet block and in the site.
-func startPublishing(t *testing.T, comet, site string) *comettest.Server {
+func startPublishing(t *testing.T, comet, site string, opts ...comettest.Option) *comettest.Server {
 	t.Helper()
 	app := newPublishingApplication(t)
 	body := `
@@ -34,7 +34,7 @@ func startPublishing(t *testing.T, comet, site string) *comettest.Server {
 	reverse_proxy {$APP}
 `
 	return comettest.Start(t, comettest.Global("")+"http://127.0.0.1:{$HTTP} {\n"+body+"}\nhttps://localhost:{$HTTPS} {\n\ttls internal\n"+body+"}\n",
-		comettest.Env("APP", app))
+		append(opts, comettest.Env("APP", app))...)
 }
 
 // publishingApplication says what the query has as "say", by Comet-Publish.
@@ -326,7 +326,7 @@ func TestResponsesThatAreCutOffDoNotPublish(t *testing.T) {
 
 func TestWebSocketsOfTheApplicationDoNotPublish(t *testing.T) {
 	t.Parallel()
-	s := startPublishing(t, "from_responses\ntouch * touched", "log")
+	s := startPublishing(t, "from_responses\ntouch * touched", "log", comettest.Env("GODEBUG", "http2xconnect=1"))
 	conn := s.RawConn(t)
 	fmt.Fprintf(conn, "GET /socket?say=id%%3D1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -337,6 +337,14 @@ func TestWebSocketsOfTheApplicationDoNotPublish(t *testing.T) {
 		t.Errorf("got %v", res)
 	}
 	s.WaitLog(t, `"status":101`)
+	for i, w := range ways(t, s)[3:] {
+		ws, res := connectSocket(t, w, "/socket?say=id%3D1")
+		if _, said := res.Header["Comet-Publish"]; res.StatusCode != 200 || said {
+			t.Errorf("%s: got %v", w.name, res)
+		}
+		ws.Close()
+		comettest.Eventually(t, comettest.Deadline, func() bool { return strings.Count(s.Logs(), `"handled request"`) > i+1 }, w.name, " is not over")
+	}
 	wantUnset(t, s, "id", "touched")
 }
 
