@@ -35,16 +35,18 @@ type App struct {
 	// Default: on.
 	Parking string `json:"parking,omitempty"`
 
-	ctx      caddy.Context
-	logger   *zap.Logger
-	pools    map[string]*pool // those that this configuration uses
-	stopped  atomic.Bool      // it left its stores, or is about to
-	servers  map[*caddyhttp.Server]bool
-	holder   holder
-	holders  []*Hold
-	publish  []*Publish
-	findOnce sync.Once
-	found    []route
+	ctx       caddy.Context
+	logger    *zap.Logger
+	pools     map[string]*pool // those that this configuration uses
+	stopped   atomic.Bool      // it left its stores, or is about to
+	servers   map[*caddyhttp.Server]bool
+	holder    holder
+	holders   []*Hold
+	publish   []*Publish
+	touches   []*Touch
+	responses []*FromResponses
+	findOnce  sync.Once
+	found     []route
 }
 
 // DefaultStore is the name of the store of handlers that name none.

@@ -157,14 +157,19 @@ func parseParking(s string) (string, error) {
 //	        }
 //	    }
 //	    client <matcher>
+//	    touch <matcher> <fields...>
+//	    from_responses
 //	}
 //
 // Without a block it is `publish /config`, `hold /push` and `client /comet.js`.
-// With one, only what it lists exists; all but store may be repeated.
+// With one, only what it lists exists; all but store and from_responses may be
+// repeated.
 //
-// A path after publish, hold or client matches the path as the client sent it or
-// as it now is. The directive becomes a route for each: of paths the more specific one
-// first, what matches all last, and others where they are listed.
+// A path after publish, hold, client or touch matches the path as the client sent it
+// or as it now is. The directive becomes a route for each: of paths the more specific
+// one first, what matches all last, and others where they are listed. Those of touch
+// come after these, which answer what they match, and that of from_responses after
+// them; they pass requests on.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
 	if h.NextArg() {
@@ -191,8 +196,8 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 			}
 		}
 	}
-	if len(p.found) == 0 {
-		return nil, h.Err("this comet block lists neither publish nor hold nor client, so nothing would exist: add one, or write comet without a block to have all three")
+	if len(p.found)+len(p.touches)+len(p.responses) == 0 {
+		return nil, h.Err("this comet block lists none of publish, hold, client, touch and from_responses, so it would do nothing: add one, or write comet without a block to have the first three")
 	}
 	return p.routes(), nil
 }
@@ -200,9 +205,11 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 // directive is a comet directive as far as it was parsed.
 type directive struct {
 	httpcaddyfile.Helper
-	store string
-	found []directiveRoute
-	taken map[string]string // which option has a path, or another matcher, already
+	store     string
+	found     []directiveRoute  // that answer
+	touches   []directiveRoute  // that pass requests on
+	responses []directiveRoute  // likewise: of from_responses
+	taken     map[string]string // which option has a path, or another matcher, already
 }
 
 // takenPaths returns what the comet directives of the block that h stands in have
@@ -264,19 +271,26 @@ type directiveRoute struct {
 	handler caddyhttp.MiddlewareHandler
 }
 
-// add adds a route. Its paths match the path as the client sent it, too.
+// add adds a route that answers.
 func (p *directive) add(matcher caddy.ModuleMap, handler caddyhttp.MiddlewareHandler) error {
+	r, err := newDirectiveRoute(matcher, handler)
+	p.found = append(p.found, r)
+	return err
+}
+
+// newDirectiveRoute makes a route. Its paths match the path as the client sent it,
+// too.
+func newDirectiveRoute(matcher caddy.ModuleMap, handler caddyhttp.MiddlewareHandler) (directiveRoute, error) {
 	r := directiveRoute{matcher: matcher, handler: handler}
 	if paths, ok := matcher["path"]; ok {
 		if err := json.Unmarshal(paths, &r.paths); err != nil {
-			return err
+			return r, err
 		}
 		r.matcher = maps.Clone(matcher)
 		delete(r.matcher, "path")
 		r.matcher["comet_path"] = paths
 	}
-	p.found = append(p.found, r)
-	return nil
+	return r, nil
 }
 
 // specificity orders routes by their longest path, an exact one before a prefix.
@@ -338,25 +352,22 @@ func (p *directive) parseOption() error {
 		return p.parseRoute(option, p.parseHold)
 	case "client":
 		return p.parseRoute(option, p.parseClient)
+	case "touch":
+		return p.parseTouch()
+	case "from_responses":
+		return p.parseFromResponses()
 	default:
-		return p.Errf("there is no comet option %q; there are store, publish, hold and client", option)
+		return p.Errf("there is no comet option %q; there are store, publish, hold, client, touch and from_responses", option)
 	}
 }
 
 // parseRoute parses an option that begins with a matcher.
 func (p *directive) parseRoute(option string, parse func() (caddyhttp.MiddlewareHandler, error)) error {
-	matcher, ok, err := p.MatcherToken()
+	matcher, err := p.parseMatcher(option, "such as publish /config, hold /push or client /comet.js")
 	if err != nil {
-		return p.WrapErr(err)
+		return err
 	}
-	token := p.Val()
-	if !ok {
-		if token == option {
-			return p.Errf("%s wants a path or another matcher, such as publish /config, hold /push or client /comet.js", option)
-		}
-		return p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
-	}
-	if err := p.take(option, token, matcher); err != nil {
+	if err := p.take(option, p.Val(), matcher); err != nil {
 		return err
 	}
 	if p.NextArg() {
@@ -367,6 +378,20 @@ func (p *directive) parseRoute(option string, parse func() (caddyhttp.Middleware
 		return err
 	}
 	return p.add(matcher, handler)
+}
+
+// parseMatcher parses the matcher that an option begins with.
+func (p *directive) parseMatcher(option, example string) (caddy.ModuleMap, error) {
+	matcher, ok, err := p.MatcherToken()
+	switch token := p.Val(); {
+	case err != nil:
+		return nil, p.WrapErr(err)
+	case !ok && token == option:
+		return nil, p.Errf("%s wants a path or another matcher, %s", option, example)
+	case !ok:
+		return nil, p.Errf("%s wants a path or another matcher, and %q is none; did you mean /%[2]s?", option, token)
+	}
+	return matcher, nil
 }
 
 // take notes what an option takes, unless another has it.
@@ -543,16 +568,60 @@ func (p *directive) parseClient() (caddyhttp.MiddlewareHandler, error) {
 	return new(Client), nil
 }
 
-// routes returns a route for each option, the more specific path first, as Caddy
-// orders the routes of one directive.
+func (p *directive) parseTouch() error {
+	const example = "touch /save.php list"
+	matcher, err := p.parseMatcher("touch", "and then fields, such as "+example)
+	if err != nil {
+		return err
+	}
+	handler := &Touch{Fields: p.RemainingArgs()}
+	if len(handler.Fields) == 0 {
+		return p.Errf("touch wants fields after its matcher, such as %s", example)
+	}
+	for _, field := range handler.Fields {
+		if _, err := parseTouched(field); err != nil {
+			return p.WrapErr(fmt.Errorf("touch: %w", err))
+		}
+	}
+	if p.NextBlock(p.Nesting()) {
+		return p.Errf("touch has no options, and no %q", p.Val())
+	}
+	r, err := newDirectiveRoute(matcher, handler)
+	p.touches = append(p.touches, r)
+	return err
+}
+
+func (p *directive) parseFromResponses() error {
+	const option = "from_responses"
+	if p.taken[option] != "" {
+		return p.Errf("%s is given twice", option)
+	}
+	p.taken[option] = option
+	if p.NextArg() {
+		return p.Errf("%s is about all responses, and %q is one word too many", option, p.Val())
+	}
+	if p.NextBlock(p.Nesting()) {
+		return p.Errf("%s has no options, and no %q", option, p.Val())
+	}
+	p.responses = append(p.responses, directiveRoute{handler: new(FromResponses)})
+	return nil
+}
+
+// routes returns a route for each option. Of those that answer the more specific
+// path comes first, as Caddy orders the routes of one directive.
 func (p *directive) routes() []httpcaddyfile.ConfigValue {
 	sortRoutes(p.found)
-	values := make([]httpcaddyfile.ConfigValue, 0, len(p.found))
-	for _, r := range p.found {
+	all := slices.Concat(p.found, p.touches, p.responses)
+	values := make([]httpcaddyfile.ConfigValue, 0, len(all))
+	for _, r := range all {
 		switch handler := r.handler.(type) {
 		case *Publish:
 			handler.Store = p.store
 		case *Hold:
+			handler.Store = p.store
+		case *Touch:
+			handler.Store = p.store
+		case *FromResponses:
 			handler.Store = p.store
 		}
 		values = append(values, p.NewRoute(r.matcher, r.handler)...)

@@ -126,6 +126,7 @@ func (c *Client) Provision(caddy.Context) error {
 
 // ServeHTTP serves the script.
 func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	setAnswered(w)
 	header := w.Header()
 	header.Set("X-Content-Type-Options", "nosniff")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

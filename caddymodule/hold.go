@@ -249,6 +249,7 @@ func (v *visit) proceed() {
 // begin answers a request, or has it held. It returns what to wait for if that is
 // to be done on this goroutine.
 func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, error) {
+	setAnswered(w)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")

@@ -22,7 +22,7 @@ var (
 	publishRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "comet",
 		Name:      "publish_refused_total",
-		Help:      "Requests to publish routes that were refused, by reason.",
+		Help:      "Publications that were refused, by reason.",
 	}, []string{"store", "reason"})
 
 	wakeSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -68,6 +68,11 @@ func newHoldMetrics(store string) holdMetrics {
 
 // countHold counts a request to a hold route.
 func (p *pool) countHold(o outcome) { p.metrics.requests[o].Inc() }
+
+// countRefused counts a publication that was refused.
+func (p *pool) countRefused(reason string) {
+	publishRefused.WithLabelValues(p.name, reason).Inc()
+}
 
 // observeWake notes how long it took from a publication to its answer.
 func (p *pool) observeWake(result store.Result) {

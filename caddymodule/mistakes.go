@@ -22,15 +22,17 @@ func (a *App) warnOfMistakes() {
 				zap.String("store", p.pool.name), zap.String("max_body", humanize.IBytes(uint64(p.MaxBody))))
 		}
 	}
+	for _, t := range a.touches {
+		published[t.publisher.pool.name] = true
+		a.warnOfCommas(t.publisher.pool, t.Fields)
+	}
+	for _, f := range a.responses {
+		published[f.publisher.pool.name] = true
+	}
 	silent := make(map[string]bool)
 	for _, h := range a.holders {
 		silent[h.pool.name] = !published[h.pool.name]
-		for _, field := range h.Fields {
-			if strings.Contains(field, ",") {
-				a.logger.Warn("a field has a comma in its name: fields are separated by spaces, as in field id news",
-					zap.String("store", h.pool.name), zap.String("field", field))
-			}
-		}
+		a.warnOfCommas(h.pool, h.Fields)
 	}
 	for _, name := range sortedKeys(silent) {
 		if !silent[name] {
@@ -42,5 +44,14 @@ func (a *App) warnOfMistakes() {
 		}
 		a.logger.Warn("requests are held against a store that no route of this configuration publishes to",
 			zap.String("store", name), zap.String("add", add+", to a comet block that the backend reaches"))
+	}
+}
+
+func (a *App) warnOfCommas(p *pool, fields []string) {
+	for _, field := range fields {
+		if strings.Contains(field, ",") {
+			a.logger.Warn("a field has a comma in its name: fields are separated by spaces, as in field id news",
+				zap.String("store", p.name), zap.String("field", field))
+		}
 	}
 }

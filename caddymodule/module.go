@@ -20,6 +20,8 @@ func init() {
 	caddy.RegisterModule(Publish{})
 	caddy.RegisterModule(Hold{})
 	caddy.RegisterModule(Client{})
+	caddy.RegisterModule(new(Touch))
+	caddy.RegisterModule(FromResponses{})
 	caddy.RegisterModule(MatchPath{})
 	caddy.RegisterModule(Admin{})
 	caddy.RegisterModule(ListenerWrapper{})

@@ -80,6 +80,7 @@ func (p *Publish) Provision(ctx caddy.Context) error {
 
 // ServeHTTP does what a backend asks for.
 func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	setAnswered(w)
 	if err := p.pool.open(); err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
@@ -95,9 +96,9 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return err
 	}
 	if denied != nil {
-		p.countRefused(denied.kind)
+		p.pool.countRefused(denied.kind)
 		p.logger.Warn("refused to publish",
-			append(p.caller(r), zap.String("reason", denied.reason), zap.Int("status", denied.status))...)
+			append(callerOf(r), zap.String("reason", denied.reason), zap.Int("status", denied.status))...)
 		detail := "this request may not publish; the server's log says why"
 		if denied.status == http.StatusUnauthorized {
 			header.Set("WWW-Authenticate", `Bearer realm="comet"`)
@@ -155,9 +156,9 @@ func (p *Publish) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 // refuse answers a request that asks for what cannot be done.
 func (p *Publish) refuse(w http.ResponseWriter, r *http.Request, e *wire.Error, asJSON bool) error {
 	if r.Method == http.MethodPost || r.Method == http.MethodPut {
-		p.countRefused(refusedStatus[e.Status])
+		p.pool.countRefused(refusedStatus[e.Status])
 		p.logger.Warn("refused to publish",
-			append(p.caller(r), zap.String("reason", e.Detail), zap.Int("status", e.Status))...)
+			append(callerOf(r), zap.String("reason", e.Detail), zap.Int("status", e.Status))...)
 	}
 	return writeError(w, e, asJSON)
 }
@@ -171,12 +172,8 @@ var refusedStatus = map[int]string{
 	http.StatusInsufficientStorage:   "full",
 }
 
-func (p *Publish) countRefused(reason string) {
-	publishRefused.WithLabelValues(p.pool.name, reason).Inc()
-}
-
-// caller returns what a log line says of who sent a request.
-func (p *Publish) caller(r *http.Request) []zap.Field {
+// callerOf returns what a log line says of who sent a request.
+func callerOf(r *http.Request) []zap.Field {
 	return []zap.Field{
 		zap.String("remote_addr", r.RemoteAddr),
 		zap.Stringer("client_ip", clientAddr(r)),

@@ -73,7 +73,7 @@ func (f *routeFinder) walk(routes caddyhttp.RouteList, path []step, depth int) {
 		path := append(slices.Clone(path), here)
 		for _, handler := range r.Handlers {
 			switch h := handler.(type) {
-			case *Hold, *Publish:
+			case *Hold, *Publish, *Touch, *FromResponses:
 				f.found = append(f.found, route{f.server, path, handler})
 			case *caddyhttp.Subroute:
 				f.walk(h.Routes, path, depth+1)
@@ -200,10 +200,11 @@ func sharesListener(a, b *caddyhttp.Server) bool {
 	})
 }
 
-// logSites logs a line a site: who may publish there and what is held, and the
-// stores that it uses, when there is another than the default one.
+// logSites logs a line a site: who may publish there and what is held, what touches
+// and which responses may publish, when there is such, and the stores that it uses,
+// when there is another than the default one.
 func (a *App) logSites() {
-	type lines struct{ publish, hold, stores []string }
+	type lines struct{ publish, hold, touch, responses, stores []string }
 	sites := make(map[string]*lines)
 	for _, rt := range a.routes() {
 		site := rt.site()
@@ -218,6 +219,12 @@ func (a *App) logSites() {
 		case *Hold:
 			sites[site].hold = append(sites[site].hold, rt.paths()+" on "+strings.Join(h.Fields, " "))
 			store = h.pool.name
+		case *Touch:
+			sites[site].touch = append(sites[site].touch, rt.paths()+" on "+strings.Join(h.Fields, " "))
+			store = h.publisher.pool.name
+		case *FromResponses:
+			sites[site].responses = append(sites[site].responses, rt.paths())
+			store = h.publisher.pool.name
 		}
 		if !slices.Contains(sites[site].stores, store) {
 			sites[site].stores = append(sites[site].stores, store)
@@ -228,6 +235,12 @@ func (a *App) logSites() {
 			zap.String("site", site),
 			zap.Strings("publish", sites[site].publish),
 			zap.Strings("hold", sites[site].hold),
+		}
+		if touch := sites[site].touch; len(touch) > 0 {
+			fields = append(fields, zap.Strings("touch", touch))
+		}
+		if responses := sites[site].responses; len(responses) > 0 {
+			fields = append(fields, zap.Strings("from_responses", responses))
 		}
 		if stores := sites[site].stores; len(stores) > 1 || stores[0] != DefaultStore {
 			fields = append(fields, zap.Strings("stores", stores))

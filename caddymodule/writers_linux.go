@@ -25,6 +25,7 @@ var knownWriters = map[string]bool{
 	"*caddyhttp.readDeadlineWriter":    true,
 	"*caddyhttp.IdleTimeoutWriter":     true,
 	"*headers.responseWriterWrapper":   true,
+	"*caddymodule.applicationWriter":   true,
 }
 
 // writersOf returns the chain that ends in w. It is not ok when there is a writer

@@ -28,6 +28,13 @@ type application struct {
 // is yet to be started. The test is skipped when the application is not there.
 func startApplication(t *testing.T, installed, host string) *application {
 	t.Helper()
+	return startApplicationBehind(t, installed, host, documentedSite(t, host), "http://127.0.0.1:2080", "http://127.0.0.1:{$DOOR}")
+}
+
+// startApplicationBehind is startApplication with another Caddyfile, and with more
+// replacements in it.
+func startApplicationBehind(t *testing.T, installed, host, caddyfile string, oldnew ...string) *application {
+	t.Helper()
 	if _, err := os.Stat(filepath.Join(installed, "index.php")); err != nil {
 		t.Skipf("no %s here; testdata/setup installs it on Debian", filepath.Base(installed))
 	}
@@ -43,19 +50,23 @@ func startApplication(t *testing.T, installed, host string) *application {
 	a := &application{dir: dir, site: filepath.Join(dir, "site")}
 	// With what its links lead to: Debian spreads it over the system.
 	run(t, "cp", "-RL", installed, a.site)
-	a.Server = comettest.Start(t, comettest.Global("")+documentedSite(t, host,
-		"http://127.0.0.1:2080", "http://127.0.0.1:{$DOOR}",
+	oldnew = append(oldnew,
 		host, "http://127.0.0.1:{$HTTP}",
 		installed, a.site,
-		"/run/php/php-fpm.sock", phpSocket(dir),
-	))
+		"/run/php/php-fpm.sock", phpSocket(dir))
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(caddyfile, oldnew[i]) {
+			t.Fatalf("the Caddyfile of %s has no %s", host, oldnew[i])
+		}
+	}
+	a.Server = comettest.Start(t, comettest.Global("")+strings.NewReplacer(oldnew...).Replace(caddyfile))
 	a.PublishURL = a.DoorURL("/config")
 	return a
 }
 
 // documentedSite returns the Caddyfile in docs/applications.md that has a host in
-// it, with replacements, each of which must find something.
-func documentedSite(t *testing.T, host string, oldnew ...string) string {
+// it.
+func documentedSite(t *testing.T, host string) string {
 	t.Helper()
 	root, err := comettest.Root()
 	if err != nil {
@@ -66,15 +77,9 @@ func documentedSite(t *testing.T, host string, oldnew ...string) string {
 		t.Fatal(err)
 	}
 	for _, block := range regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
-		if !strings.Contains(block[1], host) {
-			continue
+		if strings.Contains(block[1], host) {
+			return block[1]
 		}
-		for i := 0; i < len(oldnew); i += 2 {
-			if !strings.Contains(block[1], oldnew[i]) {
-				t.Fatalf("the Caddyfile of %s has no %s", host, oldnew[i])
-			}
-		}
-		return strings.NewReplacer(oldnew...).Replace(block[1])
 	}
 	t.Fatalf("docs/applications.md has no Caddyfile of %s", host)
 	return ""

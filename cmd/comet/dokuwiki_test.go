@@ -299,7 +299,13 @@ func startDokuWiki(t *testing.T) *dokuwiki {
 	fpm := findPHP(t, "xml")
 	wiki := &dokuwiki{startApplication(t, "/usr/share/dokuwiki", "wiki.example.com")}
 	wiki.putPlugin(t, "dokuwiki/comet", "lib/plugins/comet")
+	wiki.setUp(t, fpm)
+	return wiki
+}
 
+// setUp makes the wiki's data, and starts its PHP.
+func (wiki *dokuwiki) setUp(t *testing.T, fpm string) {
+	t.Helper()
 	// What an administrator sets, and Debian's scripts. Debian keeps it elsewhere.
 	run(t, "cp", "-R", "/etc/dokuwiki", filepath.Join(wiki.dir, "conf"))
 	for _, link := range []string{"users.auth.php", "acl.auth.php"} {
@@ -320,7 +326,6 @@ func startDokuWiki(t *testing.T) *dokuwiki {
 	startPHP(t, fpm, wiki.dir,
 		"php_admin_value[auto_prepend_file] = "+wiki.dir+"/prepend.php",
 		"php_admin_value[opcache.revalidate_freq] = 0")
-	return wiki
 }
 
 // configure writes the settings, with the door where the plugin publishes.

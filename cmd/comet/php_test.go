@@ -414,6 +414,16 @@ func (s *sightings) count() int {
 // own, and comet with the application's own Caddyfile in front.
 func startGuestbook(t *testing.T, fpm, version string) *guestbook {
 	t.Helper()
+	caddyfile, err := os.ReadFile(filepath.Join(guestbookDir(t), "Caddyfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startGuestbookBehind(t, fpm, version, string(caddyfile))
+}
+
+// startGuestbookBehind is startGuestbook with another Caddyfile.
+func startGuestbookBehind(t *testing.T, fpm, version, caddyfile string) *guestbook {
+	t.Helper()
 	// PHP does not run as the user who tests, so it gets a copy that everybody may
 	// read. A socket's path must be short.
 	dir, err := os.MkdirTemp("", "guestbook-")
@@ -438,11 +448,7 @@ func startGuestbook(t *testing.T, fpm, version string) *guestbook {
 	}
 	socket, stopPHP := startPHP(t, fpm, dir, "env[GUESTBOOK_DB] = "+filepath.Join(data, "guestbook.sqlite"))
 
-	caddyfile, err := os.ReadFile(filepath.Join(app, "Caddyfile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := comettest.Start(t, comettest.Global("")+string(caddyfile),
+	server := comettest.Start(t, comettest.Global("")+caddyfile,
 		comettest.Env("GUESTBOOK", app), comettest.Env("PHP_SOCKET", socket))
 	// PHP first: when it exits, Caddy waits for what PHP still has to answer.
 	t.Cleanup(stopPHP)

@@ -9,9 +9,11 @@ import (
 	"github.com/caddy-comet/caddy-comet/cmd/internal/comettest"
 )
 
-// startLines returns the lines of a server's log that have that message.
+// startLines returns the lines of a server's log that have that message, when it has
+// started.
 func startLines(t *testing.T, s *comettest.Server, message string) []map[string]any {
 	t.Helper()
+	s.WaitLog(t, "serving initial configuration")
 	var found []map[string]any
 	for line := range strings.Lines(s.Logs()) {
 		var fields map[string]any
