@@ -142,6 +142,7 @@ func parseParking(s string) (string, error) {
 //	    }
 //	    hold <matcher> {
 //	        field       <names...>
+//	        signed      <keys...>
 //	        timeout     <duration>[-<duration>]
 //	        formats     <formats...>
 //	        retry       <duration>[-<duration>]
@@ -474,6 +475,11 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				}
 				handler.Fields = append(handler.Fields, name)
 			}
+		case "signed":
+			if slices.Contains(args, "") {
+				err = errors.New("a key is empty")
+			}
+			handler.Signed = args
 		case "timeout":
 			handler.Timeout, err = parsePositiveRange(args[0])
 		case "formats":
@@ -504,7 +510,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, signed, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))

@@ -14,6 +14,7 @@ import (
 // TestEveryCaddyfileInTheDocsIsAdapted keeps the examples from rotting.
 func TestEveryCaddyfileInTheDocsIsAdapted(t *testing.T) {
 	t.Setenv("COMET_TOKEN", "secret")
+	t.Setenv("COMET_KEY", "the key of the examples")
 	examples := map[string]string{}
 	read := func(path string) string {
 		content, err := os.ReadFile(path)

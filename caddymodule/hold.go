@@ -38,6 +38,13 @@ type Hold struct {
 	// field watches the first that is no glob. Default: id.
 	Fields []string `json:"fields,omitempty"`
 
+	// Signed are the keys of which one has signed what a request watches, and until
+	// when: `field=NAME&until=UNIX&sig=HEX`, where HEX is the HMAC-SHA-256 of the names
+	// of the fields, each with a newline behind it, and the time. Placeholders such as
+	// `{env.COMET_KEY}` are expanded when the configuration is loaded. Default: nothing
+	// has to be signed.
+	Signed []string `json:"signed,omitempty"`
+
 	// Timeout is after how long a held request is answered though there is
 	// nothing newer: a random time each in this range. Default: 90s-110s, and
 	// 45s-55s when the request came through a proxy.
@@ -82,6 +89,7 @@ type Hold struct {
 	texts    *textCache
 	holder   holder
 	patterns []pattern
+	keys     []string        // Signed, expanded
 	fixed    *wire.HoldRoute // what it allows every request; nil: that depends
 
 	// longest bounds every hold, when the server has a write_timeout: it would
@@ -126,6 +134,13 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 			return err
 		}
 		h.patterns = append(h.patterns, p)
+	}
+	for _, s := range h.Signed {
+		key, err := expandKey(s)
+		if err != nil {
+			return fmt.Errorf("signed: %w", err)
+		}
+		h.keys = append(h.keys, key)
 	}
 	if len(h.Formats) == 0 {
 		h.Formats = defaultFormats
@@ -299,6 +314,13 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 	}
 	if ask.Wait >= 0 {
 		timeout = min(timeout, ask.Wait)
+	}
+	if h.keys != nil {
+		signature, err := h.checkSignature(r)
+		if err != nil {
+			return nil, h.refuseUnsigned(w, r, ask.Style.Format, err)
+		}
+		timeout = max(0, min(timeout, time.Until(signature.Until)))
 	}
 	result := s.Read(ask.Query)
 	if result.NewEpoch && timeout > 0 && !h.pool.gaps.Allow() {
@@ -492,12 +514,14 @@ func (h *Hold) allows(held *held, r *http.Request) bool {
 	if err != nil || h.pool != held.pool {
 		return false
 	}
-	for _, name := range held.waiter.fields() {
-		if !route.Allows(name) {
+	fields := held.waiter.fields()
+	if h.keys != nil {
+		signature, err := h.checkSignature(r)
+		if err != nil || slices.ContainsFunc(fields, func(name string) bool { return !slices.Contains(signature.Fields, name) }) {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(fields, func(name string) bool { return !route.Allows(name) })
 }
 
 var (

@@ -67,6 +67,9 @@ var errNoSession = wire.Errorf(http.StatusNotFound, "there is no stream of that 
 // change changes what the stream watches, and returns what that is now. It is called
 // with s.looking locked.
 func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
+	if len(change.Watch) > 0 && s.holding().keys != nil {
+		return nil, errSigned
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stage == answered || s.ended {
