@@ -174,7 +174,7 @@ func parseParking(s string) (string, error) {
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
 	if h.NextArg() {
-		return nil, h.Errf("comet takes no matcher or other argument here, but %q: it goes inside, as in comet { hold %[1]s }", h.Val())
+		return nil, h.Errf("comet takes no matcher or other argument here, but %q: it goes inside, as in hold %[1]s on a line of the block", h.Val())
 	}
 	p := directive{Helper: h, taken: takenPaths(h)}
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
@@ -450,7 +450,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		option := p.Val()
 		args := p.RemainingArgs()
 		if option == "cors" && len(args) > 0 {
-			return nil, p.Errf("cors takes a block, as in cors { origins %s }", strings.Join(args, " "))
+			return nil, p.Errf("cors takes a block, with origins %s on a line of it", strings.Join(args, " "))
 		}
 		if option != "cors" && len(args) == 0 {
 			return nil, p.ArgErr()

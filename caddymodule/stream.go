@@ -24,8 +24,7 @@ import (
 // Whoever writes the parts is its carrier. It takes them with next, one at a time,
 // and says with sent that one was written.
 type stream struct {
-	held
-	carrier carrier
+	held // of which the waiter is its carrier
 
 	session string  // names it to who changes what it watches
 	socket  *socket // nil: it is no WebSocket
@@ -40,7 +39,6 @@ type stream struct {
 	result     *store.Result // what the store woke it with
 	late       []store.Query // of fields that are new to it: what is to be told up to at
 	changed    bool          // what is watched, while the store was about to wake it
-	reply      []byte        // to what the client said over its WebSocket
 	beat       bool          // a heartbeat is due
 	ended      bool
 	why        outcome // when it is ended
@@ -56,6 +54,8 @@ type beginning struct {
 
 // carrier writes a stream to its client.
 type carrier interface {
+	waiter
+
 	// poke has next called soon. It must not block.
 	poke()
 }
@@ -82,9 +82,8 @@ const (
 )
 
 // begin fills in s, a stream of the request r, and counts and lists it.
-func (s *stream) begin(a *asked, r *http.Request, w waiter, c carrier) error {
-	a.held(&s.held, r, w)
-	s.carrier = c
+func (s *stream) begin(a *asked, r *http.Request, c carrier) error {
+	a.held(&s.held, r, c)
 	s.session = rand.Text()
 	if s.style.Value().Format == wire.WS {
 		s.socket = &socket{accept: a.accept}
@@ -126,10 +125,10 @@ func (s *stream) next() (p part, ok bool) {
 		p.add(s.beginning.head)
 		s.tell(&p, s.beginning.first)
 		s.beginning = nil
-	case s.reply != nil:
-		p.add(s.reply)
+	case s.hasReply():
+		p.add(s.socket.reply)
 		p.reply, p.last, p.why = true, s.socket.closes, s.why
-		s.reply = nil
+		s.socket.reply = nil
 	case s.tellLate(&p):
 	case s.result != nil:
 		p.woken = *s.result
@@ -186,7 +185,7 @@ func (s *stream) open() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stage = waiting
-	s.carrier.poke()
+	s.pokeCarrier()
 }
 
 // sent is called when a part was written that was not the last.
@@ -197,8 +196,8 @@ func (s *stream) sent() {
 		s.watchOn()
 	}
 	s.stage = waiting
-	if s.result != nil || len(s.late) > 0 || s.ended || s.beat || s.reply != nil {
-		s.carrier.poke()
+	if s.result != nil || len(s.late) > 0 || s.ended || s.beat || s.hasReply() {
+		s.pokeCarrier()
 	}
 }
 
@@ -286,9 +285,13 @@ func (s *stream) expire() {
 	s.pokeIfWaiting()
 }
 
+func (s *stream) pokeCarrier() { s.waiter.(carrier).poke() }
+
+func (s *stream) hasReply() bool { return s.socket != nil && s.socket.reply != nil }
+
 func (s *stream) pokeIfWaiting() {
 	if s.stage == waiting {
-		s.carrier.poke()
+		s.pokeCarrier()
 	}
 }
 
@@ -310,15 +313,18 @@ type goroutineStream struct {
 	timer *time.Timer
 	ready chan struct{} // there may be something to write
 
-	writer  http.ResponseWriter
-	conn    net.Conn      // of a WebSocket over HTTP/1, in place of writer
-	replied chan struct{} // of a WebSocket: a reply was sent; closed at the end
-	slow    atomic.Bool   // the client is to be dropped
+	writer http.ResponseWriter
+	slow   atomic.Bool // the client is to be dropped
+
+	// Of a WebSocket.
+	conn     net.Conn      // over HTTP/1: in place of writer
+	replied  chan struct{} // a reply was sent; closed at the end
+	listened chan struct{} // over HTTP/2 and HTTP/3: closed when nobody hears it any more
 }
 
 func (onGoroutine) stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error) {
 	g := &goroutineStream{onRequest: onRequest{r}, ready: make(chan struct{}, 1), writer: w}
-	if err := g.begin(&a, r, g, g); err != nil {
+	if err := g.begin(&a, r, g); err != nil {
 		return nil, err
 	}
 	a.tell(w.Header(), g.style.Value().ContentType(), a.first.Cursor, a.first.Missed != nil)

@@ -16,7 +16,7 @@ func (k *parking) stream(w http.ResponseWriter, r *http.Request, a asked) (gorou
 	}
 	p := &parkedStream{cursor: a.first.Cursor, missed: a.first.Missed != nil}
 	p.draw(c, r, a)
-	if err := p.begin(&a, r, p, p); err != nil {
+	if err := p.begin(&a, r, p); err != nil {
 		return nil, err
 	}
 	err := k.take(c, r, a, &p.onWire, p.park)
@@ -32,11 +32,11 @@ type parkedStream struct {
 	onWire
 
 	// Not guarded: one part at a time is written.
-	begun     bool         // its header was sent
-	missed    bool         // what that says
-	cursor    store.Cursor // likewise
-	listening bool         // to what comes over a WebSocket
 	part      *part        // that is being written
+	cursor    store.Cursor // in its header
+	missed    bool         // likewise
+	begun     bool         // its header was sent
+	listening bool         // to what comes over a WebSocket
 }
 
 // park parks the connection, and has the stream begin.

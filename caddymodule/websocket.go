@@ -90,7 +90,8 @@ type socket struct {
 	accept string      // what answers the key; empty: there was none
 	frames wire.Frames // not guarded: one goroutine at a time hears
 	silent int         // for how many heartbeats nothing whole was heard; guarded by stream.mu
-	closes bool        // with its reply; likewise
+	reply  []byte      // to what the client said; likewise
+	closes bool        // with the reply; likewise
 }
 
 // maxSilent is for how many heartbeats a client need not be heard, though it is to
@@ -128,7 +129,7 @@ func (s *stream) readOn() (more bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reply, s.socket.closes = reply, said.Last
+	s.socket.reply, s.socket.closes = reply, said.Last
 	if said.Last && !s.ended {
 		s.ended, s.why = true, outcomeLeft
 		if said.Wrong {
@@ -191,7 +192,11 @@ func (g *goroutineStream) upgrade() error {
 		if err := control.Flush(); err != nil {
 			return err
 		}
-		go g.listen(g.request.Body)
+		g.listened = make(chan struct{})
+		go func() {
+			defer close(g.listened)
+			g.listen(g.request.Body)
+		}()
 		return nil
 	}
 	header := g.writer.Header()
@@ -259,7 +264,9 @@ const closingTime = time.Second
 func (g *goroutineStream) hangUp(why outcome) {
 	close(g.replied)
 	switch {
-	case g.conn == nil: // it ends with the request
+	case g.conn == nil: // it ends with the request, which nobody is to use after that
+		_ = g.request.Body.Close()
+		<-g.listened
 	case why == outcomeDropped:
 		_ = g.conn.Close()
 	default:

@@ -71,6 +71,23 @@ func TestASessionChangesWhatAStreamWatches(t *testing.T) {
 }
 
 // Between what a client has seen of a field and its watching it nothing is lost.
+func TestAStreamMayWatchNothingForAWhile(t *testing.T) {
+	t.Parallel()
+	overWays(t, "", "heartbeat 1s", func(t *testing.T, s *comettest.Server, w way, field string) {
+		for _, format := range []string{"format=sse&wrap=json", "format=ndjson"} {
+			stream := openStream(t, w, "/push?after=now&"+format+"&field="+field)
+			mustControl(t, s, stream.session, change{"unwatch": []string{field}})
+			comettest.WaitSubscribers(t, s, field, 0)
+			comettest.Publish(t, s, field+"=meanwhile")
+			mustControl(t, s, stream.session, change{"watch": []string{field}}) // from where it is
+			comettest.Publish(t, s, field+"=on")
+			stream.want(t, "meanwhile", "on")
+			stream.close()
+			comettest.WaitSubscribers(t, s, field, 0)
+		}
+	})
+}
+
 func TestWatchingAFieldByItsSessionHasNoGap(t *testing.T) {
 	t.Parallel()
 	overWays(t, "", "", func(t *testing.T, s *comettest.Server, w way, field string) {

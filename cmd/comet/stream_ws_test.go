@@ -275,6 +275,16 @@ func TestAWebSocketChangesWhatItWatches(t *testing.T) {
 		ws.want("b")
 		comettest.Publish(t, s, field+"=c")
 		ws.want("c")
+		// Nothing at all, and then something again.
+		ws.send(final|textFrame, fmt.Sprintf(`{"unwatch":[%q,%q]}`, field, late))
+		for text = ""; text != `{"watch":[]}`; {
+			text = string(ws.wantFrame(textFrame))
+		}
+		comettest.Publish(t, s, field+"=no")
+		ws.send(final|textFrame, fmt.Sprintf(`{"watch":[%q]}`, late))
+		comettest.WaitSubscribers(t, s, late, 1)
+		comettest.Publish(t, s, field+"=no&"+late+"=4")
+		ws.want("4")
 	})
 }
 

@@ -258,6 +258,18 @@ func TestAWatchThatEndsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestAWatchOfNothingIsNeverWoken(t *testing.T) {
+	s := New(DefaultLimits())
+	w, told := watch(t, s, SinceCursor(publish(t, s, "a", "1")))
+	publish(t, s, "a", "2")
+	if len(told) != 0 || len(w.Fields()) != 0 {
+		t.Errorf("it watches %v", w.Fields())
+	}
+	if r, ok := w.End(); !ok || r.Ready() {
+		t.Errorf("ended: %v, %+v", ok, r)
+	}
+}
+
 func TestFieldsThatAreOnlyWatchedAreBoundedAndTakeNothingFromPublishers(t *testing.T) {
 	limits := DefaultLimits()
 	limits.MaxFields, limits.MaxMemory = 2, 10*nameSize("w00")

@@ -225,8 +225,9 @@ func (s *Store) Watch(q Query, w Watcher) (*Watch, Result, error) {
 	if q.Since.kind == byCursor {
 		watch.after = q.Since.cursor.Position
 	}
-	watch.nodes = watch.one[:]
-	if len(q.Fields) > 1 {
+	if len(q.Fields) <= len(watch.one) { // there may be none
+		watch.nodes = watch.one[:len(q.Fields)]
+	} else {
 		watch.nodes = make([]node, len(q.Fields))
 	}
 	for i := range watch.nodes {

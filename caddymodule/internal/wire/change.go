@@ -46,7 +46,11 @@ func ReadChange(route HoldRoute, body string) (Change, *Error) {
 	decoder := json.NewDecoder(strings.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&given); err != nil {
-		return c, badRequest(`the body is not as in {"watch":["news"],"unwatch":["id"],"after":"CURSOR"}: %.200s`, err)
+		const form = `the body is not as in {"watch":["news"],"unwatch":["id"],"after":"CURSOR"}`
+		if member, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			return c, badRequest("%s: there is no member %.80s", form, member)
+		}
+		return c, badRequest("%s", form)
 	}
 	if decoder.More() {
 		return c, badRequest("there is something after the object in the body")

@@ -69,7 +69,10 @@ func readFormat(route HoldRoute, name string, header http.Header) (Format, *Erro
 		if !slices.Contains(route.Formats, format) {
 			return "", Errorf(http.StatusNotAcceptable, "this route does not have the format %s; it has %s", name, strings.Join(names(route.Formats), ", "))
 		}
-	case upgrade && slices.Contains(route.Formats, WS):
+	case upgrade:
+		if !slices.Contains(route.Formats, WS) {
+			return "", Errorf(http.StatusNotAcceptable, "this route has no WebSockets; it has the formats %s", strings.Join(names(route.Formats), ", "))
+		}
 		return WS, nil
 	default:
 		if i := negotiate(accept, offered); i >= 0 {

@@ -197,13 +197,15 @@ func TestAnUpgradeAsksForAWebSocket(t *testing.T) {
 		{[]Format{Text, WS}, "", WS},
 		{[]Format{Text, WS}, "format=ws", WS},
 		{[]Format{Text, WS}, "format=text", Text},
-		{[]Format{Text, JSON}, "", Text},
 	} {
 		route := testRoute("id")
 		route.Formats = test.formats
 		if h, e := ReadHold(route, "GET", test.query, header); e != nil || h.Style.Format != test.want {
 			t.Errorf("%s ?%s: %v, %v; want %v", test.formats, test.query, h.Style.Format, e, test.want)
 		}
+	}
+	if _, e := ReadHold(testRoute("id"), "GET", "", header); e == nil || e.Status != http.StatusNotAcceptable {
+		t.Errorf("without the format: %v", e)
 	}
 }
 
