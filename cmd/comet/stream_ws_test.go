@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -285,6 +286,69 @@ func TestAWebSocketChangesWhatItWatches(t *testing.T) {
 		comettest.WaitSubscribers(t, s, late, 1)
 		comettest.Publish(t, s, field+"=no&"+late+"=4")
 		ws.want("4")
+	})
+}
+
+// Whatever clients change, and whenever, what they watch in the end is what they are
+// told.
+func TestWebSocketsChangeWhatTheyWatchAtRandom(t *testing.T) {
+	t.Parallel()
+	overSockets(t, "", "", func(t *testing.T, s *comettest.Server, dial func() *link, _ string) {
+		fields := []string{freshField(t, s), freshField(t, s), freshField(t, s), freshField(t, s)}
+		end := freshField(t, s)
+		cursors := []string{now(t, s)}
+		random := rand.New(rand.NewPCG(1, 2))
+		some := func() []string {
+			var picked []string
+			for _, name := range fields {
+				if random.IntN(2) == 0 {
+					picked = append(picked, name)
+				}
+			}
+			return picked
+		}
+		var all []*socket
+		for range 8 {
+			all = append(all, openSocket(t, dial(), "/push?after=now&field="+fields[0]))
+		}
+		for range 60 {
+			for _, ws := range all {
+				c := change{}
+				if names := some(); random.IntN(3) > 0 {
+					c["watch"] = names
+				}
+				if names := some(); random.IntN(3) > 0 {
+					c["unwatch"] = names
+				}
+				if random.IntN(3) == 0 {
+					c["after"] = cursors[random.IntN(len(cursors))]
+				}
+				text, err := json.Marshal(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ws.send(final|textFrame, string(text))
+			}
+			a := comettest.Publish(t, s, fields[random.IntN(len(fields))]+"=x&"+fields[random.IntN(len(fields))]+"=y")
+			cursors = append(cursors, a.Cursor())
+		}
+		last := change{"watch": []string{end}, "unwatch": fields}
+		text, err := json.Marshal(last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ws := range all {
+			ws.send(final|textFrame, string(text))
+			for want := fmt.Sprintf(`{"watch":[%q]}`, end); string(ws.wantFrame(textFrame)) != want; {
+			}
+		}
+		comettest.Publish(t, s, fields[0]+"=no&"+end+"=the end")
+		for _, ws := range all {
+			if m := ws.next(); m.Field != end || m.Text() != "the end" {
+				t.Errorf("got %+v; want the end", m)
+			}
+			ws.Close()
+		}
 	})
 }
 
