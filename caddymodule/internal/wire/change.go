@@ -104,7 +104,7 @@ func readNames(given []string) ([]string, *Error) {
 
 // Apply returns what is watched after the change by who watched fields before.
 func (c *Change) Apply(fields []string) ([]string, *Error) {
-	var after []string
+	after := make([]string, 0, len(fields)) // which JSON is not to call null
 	for _, name := range fields {
 		if !slices.Contains(c.Unwatch, name) {
 			after = append(after, name)
