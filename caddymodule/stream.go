@@ -117,7 +117,7 @@ func (s *stream) next() (p part, ok bool) {
 	retry := s.holding().Retry.pick()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stage != waiting {
+	if s.stage != waiting || s.socket != nil && s.socket.reads {
 		return p, false
 	}
 	switch {

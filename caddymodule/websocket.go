@@ -90,6 +90,7 @@ type socket struct {
 	accept string      // what answers the key; empty: there was none
 	frames wire.Frames // not guarded: one goroutine at a time hears
 	silent int         // for how many heartbeats nothing whole was heard; guarded by stream.mu
+	reads  bool        // what the client said, and is to answer that first; likewise
 	reply  []byte      // to what the client said; likewise
 	closes bool        // with the reply; likewise
 }
@@ -123,13 +124,16 @@ func (s *stream) readOn() (more bool) {
 	if !ok {
 		return true
 	}
+	s.mu.Lock()
+	s.socket.reads = true
+	s.mu.Unlock()
 	reply := said.Reply
 	if said.Text != nil {
 		reply = s.changeAs(said.Text)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.socket.reply, s.socket.closes = reply, said.Last
+	s.socket.reads, s.socket.reply, s.socket.closes = false, reply, said.Last
 	if said.Last && !s.ended {
 		s.ended, s.why = true, outcomeLeft
 		if said.Wrong {
