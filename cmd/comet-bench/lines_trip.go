@@ -28,7 +28,11 @@ type tripLines struct {
 
 // tripLine is one line.
 type tripLine struct {
-	asked  int // counts the requests, so that an answer after a cut is known as late
+	asked int // counts the requests, so that an answer after a cut is known as late
+
+	// Of all requests until a cut. One that is over must not be cancelled: the
+	// connection may be in use for the next.
+	ctx    context.Context
 	cancel context.CancelFunc
 }
 
@@ -50,12 +54,13 @@ func newTripLines(mu *sync.Mutex, t *target, protocol string, n, streams int, go
 }
 
 func (l *tripLines) ask(line int, r *request) {
-	ctx, cancel := context.WithCancel(l.ctx)
-	l.lines[line].asked++
-	l.lines[line].cancel = cancel
-	asked, req := l.lines[line].asked, *r
+	tl := &l.lines[line]
+	if tl.ctx == nil || tl.ctx.Err() != nil {
+		tl.ctx, tl.cancel = context.WithCancel(l.ctx)
+	}
+	tl.asked++
+	ctx, asked, req := tl.ctx, tl.asked, *r
 	go func() {
-		defer cancel()
 		got := func(a *answer) (more bool) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
