@@ -72,12 +72,10 @@ func (a *access) provision(ctx caddy.Context, server *caddyhttp.Server, allow, t
 			return fmt.Errorf("allow: %w", err)
 		}
 	}
-	repl := caddy.NewReplacer()
 	for _, token := range tokens {
-		// An unknown placeholder would be a token that everybody can guess.
-		secret, err := repl.ReplaceOrErr(token, true, true)
+		secret, err := expandSecret("token", token)
 		if err != nil {
-			return fmt.Errorf("the token %s cannot be expanded: %w; is the variable set?", token, err)
+			return err
 		}
 		if secret = strings.TrimSpace(secret); secret == "" {
 			return fmt.Errorf("the token %s is empty; is the variable set?", token)
@@ -85,6 +83,16 @@ func (a *access) provision(ctx caddy.Context, server *caddyhttp.Server, allow, t
 		a.tokens = append(a.tokens, sha256.Sum256([]byte(secret)))
 	}
 	return nil
+}
+
+// expandSecret returns what a token or a key stands for. An unknown placeholder would
+// be one that everybody can guess.
+func expandSecret(what, s string) (string, error) {
+	secret, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
+	if err != nil {
+		return "", fmt.Errorf("the %s %s cannot be expanded: %w; is the variable set?", what, s, err)
+	}
+	return secret, nil
 }
 
 // believesClients reports whether the server takes the left-most address of

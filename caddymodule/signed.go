@@ -8,8 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
 )
 
@@ -18,14 +16,11 @@ const leastKey = 16
 
 // expandKey returns the key that s stands for.
 func expandKey(s string) (string, error) {
-	key, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("the key %s cannot be expanded: %w; is the variable set?", s, err)
-	case len(key) < leastKey:
-		return "", fmt.Errorf("the key %s has %d bytes, and can be guessed; make one by openssl rand -hex 32", s, len(key))
+	key, err := expandSecret("key", s)
+	if err == nil && len(key) < leastKey {
+		err = fmt.Errorf("the key %s has %d bytes, and can be guessed; make one by openssl rand -hex 32", s, len(key))
 	}
-	return key, nil
+	return key, err
 }
 
 // checkSignature returns what lets r watch, at a route that asks for a signature, or

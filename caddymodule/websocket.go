@@ -116,17 +116,15 @@ func (s *stream) hear(b []byte) (more bool) {
 // readOn is hear for what came before.
 func (s *stream) readOn() (more bool) {
 	said, ok := s.socket.frames.Next()
+	s.mu.Lock()
 	if said.Text != nil || !s.socket.frames.Pending() {
-		s.mu.Lock()
 		s.socket.silent = 0
-		s.mu.Unlock()
 	}
+	s.socket.reads = ok
+	s.mu.Unlock()
 	if !ok {
 		return true
 	}
-	s.mu.Lock()
-	s.socket.reads = true
-	s.mu.Unlock()
 	reply := said.Reply
 	if said.Text != nil {
 		reply = s.changeAs(said.Text)

@@ -22,6 +22,14 @@ type listener struct {
 
 func (l *listener) Hear(b []byte) { l.heard <- string(b) }
 
+// wantNext checks what the guest hears next, when it has asked for it.
+func (l *listener) wantNext(t *testing.T, want string) {
+	t.Helper()
+	if heard := receive(t, "what the client sent", l.heard); heard != want {
+		t.Errorf("heard %q; want %q", heard, want)
+	}
+}
+
 // parkListener parks the connection of l with a guest that hears.
 func (r *rig) parkListener(l *link) *listener {
 	r.t.Helper()
@@ -97,9 +105,7 @@ func TestAGuestThatListensTakesNoGoroutine(t *testing.T) {
 		l.conn.Listen()
 		eventually(t, "nobody reads", func() bool { return l.conn.locked(func() bool { return !l.conn.reading && !l.conn.readable }) })
 		l.send("two")
-		if heard := receive(t, "what the client sent", g.heard); heard != "two" {
-			t.Errorf("heard %q", heard)
-		}
+		g.wantNext(t, "two")
 		l.end(g)
 	})
 }
@@ -119,9 +125,7 @@ func TestAGuestDoesNotHearWhileAPartIsWritten(t *testing.T) {
 		}
 		wantRead(t, l.client, string(large))
 		receive(t, "Sent", g.sent)
-		if heard := receive(t, "what the client sent", g.heard); heard != "hello" {
-			t.Errorf("heard %q", heard)
-		}
+		g.wantNext(t, "hello")
 		l.end(g)
 	})
 }
@@ -198,9 +202,7 @@ func TestNobodyWaitsForWhatTLSAnswersToAClientThatDoesNotRead(t *testing.T) {
 	_, _ = l.wire.Write([]byte("y")) // of which the lot is told
 	time.Sleep(20 * time.Millisecond)
 	other.send("hello")
-	if heard := receive(t, "what another client sent", otherGuest.heard); heard != "hello" {
-		t.Errorf("heard %q", heard)
-	}
+	otherGuest.wantNext(t, "hello")
 	below.full.Store(false)
 	_ = l.wire.Close()
 	eventually(t, "it is told that the client left", func() bool { return g.left.Load() == 1 })

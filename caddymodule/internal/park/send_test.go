@@ -16,6 +16,18 @@ func (l *link) part(g *guest, part string) {
 	receive(l.t, "Sent", g.sent)
 }
 
+// wantDropped checks that the client was dropped because it does not read, the first
+// one of the lot.
+func (r *rig) wantDropped(g *guest) {
+	r.t.Helper()
+	if err := receive(r.t, "Answered", g.answered); !errors.Is(err, ErrSlow) {
+		r.t.Errorf("answered with the error %v", err)
+	}
+	if n := r.lot.Dropped(); n != 1 {
+		r.t.Errorf("%d were dropped", n)
+	}
+}
+
 func TestAnAnswerMayBeSentInParts(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
 		r := newRig(t, Options{}, 0)
@@ -69,12 +81,7 @@ func TestAClientThatDoesNotReadItsPartIsDropped(t *testing.T) {
 		g := r.park(l)
 		l.part(g, "one")
 		l.conn.Send(pattern(1<<20), nil)
-		if err := receive(t, "Answered", g.answered); !errors.Is(err, ErrSlow) {
-			t.Errorf("answered with the error %v", err)
-		}
-		if n := r.lot.Dropped(); n != 1 {
-			t.Errorf("%d were dropped", n)
-		}
+		r.wantDropped(g)
 		r.wantParked(0)
 	})
 }
@@ -95,12 +102,7 @@ func TestAGuestIsAskedWhetherAClientMayGoOnNotToReadAPart(t *testing.T) {
 		receive(t, "Sent", g.sent)
 		l.conn.Send(large, nil)
 		g.impatient.Store(true)
-		if err := receive(t, "Answered", g.answered); !errors.Is(err, ErrSlow) {
-			t.Errorf("answered with the error %v", err)
-		}
-		if n := r.lot.Dropped(); n != 1 {
-			t.Errorf("%d were dropped", n)
-		}
+		r.wantDropped(g)
 		if n := g.answers.Load(); n != 1 {
 			t.Errorf("it was told of %d answers", n)
 		}
