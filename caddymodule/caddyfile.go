@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
@@ -444,7 +446,7 @@ func (p *directive) parsePublish() (caddyhttp.MiddlewareHandler, error) {
 }
 
 func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
-	handler := new(Hold)
+	handler, forward, forwards := new(Hold), Forward{}, false
 	seen := make(map[string]bool)
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		option := p.Val()
@@ -452,10 +454,10 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if option == "cors" && len(args) > 0 {
 			return nil, p.Errf("cors takes a block, with origins %s on a line of it", strings.Join(args, " "))
 		}
-		if option != "cors" && len(args) == 0 {
+		if len(args) == 0 && !slices.Contains([]string{"cors", "forward", "share"}, option) {
 			return nil, p.ArgErr()
 		}
-		most := map[string]int{"timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2}
+		most := map[string]int{"timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2, "forward": 0, "on_timeout": 1, "pace": 2}
 		if n, ok := most[option]; ok && len(args) > n {
 			return nil, p.ArgErr()
 		}
@@ -505,18 +507,92 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			if err == nil && len(args) > 1 {
 				handler.BufferBytes, err = parseSize(args[1])
 			}
+		case "forward":
+			forwards = true
+		case "seen":
+			forward.Seen = args
+		case "on_timeout":
+			forward.OnTimeout, err = parseOnTimeout(args[0])
+		case "share":
+			forward.Share, err = parseShare(args)
+		case "pace":
+			forward.Pace, err = parsePace(args)
 		case "cors":
 			if handler.CORS, err = p.parseCORS(); err != nil {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, signed, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, signed, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer, cors, forward, seen, on_timeout, share and pace", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
+	if forwards {
+		handler.Forward = &forward
+	}
+	for option := range seen {
+		switch with := slices.Contains(forwardOptions, option); {
+		case with && !forwards:
+			return nil, p.Errf("%s goes with forward, and there is none in this hold block", option)
+		case forwards && slices.Contains(answerOptions, option):
+			return nil, p.Errf("%s is about answers of Comet, and with forward the application answers", option)
+		}
+	}
 	return handler, nil
+}
+
+// What goes with forward alone, and what does not go with it.
+var (
+	forwardOptions = []string{"seen", "on_timeout", "share", "pace"}
+	answerOptions  = []string{"signed", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
+)
+
+// parseOnTimeout reads what becomes of a forwarded request on a timeout.
+func parseOnTimeout(s string) (status int, err error) {
+	if s == "forward" {
+		return 0, nil
+	}
+	if status, err = strconv.Atoi(s); err != nil || status != http.StatusNoContent && status != http.StatusNotModified {
+		return 0, fmt.Errorf("it is forward, 204 or 304, not %q", s)
+	}
+	return status, nil
+}
+
+// parseShare reads `share [public] [by <headers...>]`.
+func parseShare(args []string) (*Share, error) {
+	share := new(Share)
+	if len(args) > 0 && args[0] == "public" {
+		share.Public, args = true, args[1:]
+	}
+	if len(args) > 0 {
+		if args[0] != "by" || len(args) == 1 {
+			return nil, fmt.Errorf("it is share, or share public, and may have by and names of headers behind it, not %q", args)
+		}
+		share.By = args[1:]
+	}
+	return share, share.check()
+}
+
+// parsePace reads `pace 200/s 50`, of which one may be missing.
+func parsePace(args []string) (*Pace, error) {
+	pace := new(Pace)
+	for _, arg := range args {
+		number, unit, isRate := strings.Cut(arg, "/")
+		n, err := strconv.ParseFloat(number, 64)
+		seconds, known := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+		switch {
+		case err != nil || !(n > 0) || n > 1e6 || isRate && !known || !isRate && n != math.Trunc(n):
+			return nil, fmt.Errorf("%q is neither a rate, such as 200/s or 30/m, nor a number of requests at once, such as 50", arg)
+		case isRate && pace.Rate == 0:
+			pace.Rate = n / seconds
+		case !isRate && pace.AtOnce == 0:
+			pace.AtOnce = int(n)
+		default:
+			return nil, fmt.Errorf("%q is given beside another of its kind", arg)
+		}
+	}
+	return pace, nil
 }
 
 func (p *directive) parseCORS() (*CORS, error) {

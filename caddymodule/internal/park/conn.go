@@ -195,6 +195,7 @@ var longAgo = time.Unix(1, 0)
 // After an error the connection is as it was before. Leave may be called before
 // Park returns, when the client is known to have left.
 func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
+	c.taken.lose()
 	c.taken = nil
 	_ = c.inner.SetDeadline(time.Time{}) // the server may have left one
 	end := c.readEarly()
@@ -526,6 +527,20 @@ func (c *Conn) proceed() {
 	c.lot.gate.enter(c)
 }
 
+// Resume gives the connection to a home, as if its client sent a request now of which
+// this is the head. It is called in place of Answer by a guest that keeps the request
+// that it waited for. Whoever handles the request may take the ticket.
+func (c *Conn) Resume(head []byte, home *Home, t Ticket) {
+	c.mu.Lock()
+	c.guest, c.home = nil, home
+	c.early = append(head, c.early...)
+	c.taken = &taken{ticket: t}
+	c.state = idle
+	c.lot.wheel.stop(c)
+	c.proceed()
+	c.mu.Unlock()
+}
+
 // SetLimit has the guest told after d that its time is over, instead of after what
 // was said before. It is without effect while an answer is being written.
 func (c *Conn) SetLimit(d time.Duration) {
@@ -556,7 +571,9 @@ func (c *Conn) LotIsFull() bool {
 // goHome gives the connection to its server. It is called by the gate.
 func (c *Conn) goHome() {
 	c.entering.Store(true)
-	c.taken = new(taken)
+	if c.taken == nil {
+		c.taken = new(taken)
+	}
 	if c.tls {
 		_ = c.inner.SetDeadline(time.Time{}) // what wrote to it left one
 	}
@@ -602,6 +619,9 @@ func (c *Conn) closeSocket(farewell bool) {
 // leave takes the connection out of the lot, to be closed.
 func (c *Conn) leave() {
 	c.state = closed
+	if c.taken != nil { // it was to go home
+		go c.taken.lose() // without the lock
+	}
 	c.lot.parked.Add(-1)
 	c.lot.wheel.stop(c)
 	c.lot.forget(c)
@@ -698,6 +718,7 @@ func (c *Conn) Close() error {
 		c.lot.forget(c)
 	}
 	c.mu.Unlock()
+	c.taken.lose()
 	c.entered()
 	return c.inner.Close()
 }
