@@ -172,7 +172,8 @@ func parseParking(s string) (string, error) {
 // or as it now is. The directive becomes a route for each: of paths the more specific
 // one first, what matches all last, and others where they are listed. Those of touch
 // come after these, which answer what they match, and that of from_responses after
-// them; they pass requests on.
+// them; they pass requests on. With a hold comes a last one, which tells what all
+// other requests go on to, and its pages, the cursor of that moment.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
 	if h.NextArg() {
@@ -689,11 +690,15 @@ func (p *directive) parseFromResponses() error {
 	return nil
 }
 
-// routes returns a route for each option. Of those that answer the more specific
-// path comes first, as Caddy orders the routes of one directive.
+// routes returns a route for each option, and one for the cursor. Of those that
+// answer the more specific path comes first, as Caddy orders the routes of one
+// directive.
 func (p *directive) routes() []httpcaddyfile.ConfigValue {
 	sortRoutes(p.found)
 	all := slices.Concat(p.found, p.touches, p.responses)
+	if slices.ContainsFunc(p.found, func(r directiveRoute) bool { _, is := r.handler.(*Hold); return is }) {
+		all = append(all, directiveRoute{handler: new(Cursor)})
+	}
 	values := make([]httpcaddyfile.ConfigValue, 0, len(all))
 	for _, r := range all {
 		switch handler := r.handler.(type) {
@@ -704,6 +709,8 @@ func (p *directive) routes() []httpcaddyfile.ConfigValue {
 		case *Touch:
 			handler.Store = p.store
 		case *FromResponses:
+			handler.Store = p.store
+		case *Cursor:
 			handler.Store = p.store
 		}
 		values = append(values, p.NewRoute(r.matcher, r.handler)...)
