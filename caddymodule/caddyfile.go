@@ -529,15 +529,22 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
-	if forwards {
-		handler.Forward = &forward
-	}
-	for option := range seen {
+	for _, option := range sortedKeys(seen) {
 		switch with := slices.Contains(forwardOptions, option); {
 		case with && !forwards:
 			return nil, p.Errf("%s goes with forward, and there is none in this hold block", option)
 		case forwards && slices.Contains(answerOptions, option):
 			return nil, p.Errf("%s is about answers of Comet, and with forward the application answers", option)
+		}
+	}
+	if forwards {
+		handler.Forward = &forward
+		fields := handler.Fields
+		if len(fields) == 0 {
+			fields = defaultFields
+		}
+		if err := forward.check(fields); err != nil {
+			return nil, p.WrapErr(err)
 		}
 	}
 	return handler, nil

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -83,13 +82,13 @@ func (h *Hold) provisionForward() error {
 	if f == nil {
 		return nil
 	}
-	if err := h.checkForward(); err != nil {
+	if h.Signed != nil || h.CORS != nil {
+		return errors.New("signed and cors are about answers of Comet, and with forward the application answers")
+	}
+	if err := f.check(h.Fields); err != nil {
 		return err
 	}
 	if p := f.Pace; p != nil {
-		if p.Rate < 0 || p.AtOnce < 0 || p.Rate == 0 && p.AtOnce == 0 {
-			return errors.New("pace bounds nothing: it wants a rate, a number of requests at once, or both, above zero")
-		}
 		h.lane.atOnce = p.AtOnce
 		if p.Rate > 0 {
 			// Timers are not more exact than some milliseconds.
@@ -99,24 +98,37 @@ func (h *Hold) provisionForward() error {
 	return nil
 }
 
-// checkForward returns what is wrong with the options of a route that forwards.
-func (h *Hold) checkForward() error {
-	f := h.Forward
-	if h.Signed != nil || h.CORS != nil {
-		return errors.New("signed and cors are about answers of Comet, and with forward the application answers")
-	}
-	if n := len(f.Seen); n > 0 && n != len(h.Fields) {
-		return fmt.Errorf("seen says %d values, and there are %d fields: give one for each, in their order, or none and have clients return Comet-Cursor", n, len(h.Fields))
+// check returns what is wrong with the options of a route on fields.
+func (f *Forward) check(fields []string) error {
+	if n := len(f.Seen); n > 0 && n != len(fields) {
+		return fmt.Errorf("seen says %d values, and the number of fields is %d: give one for each, in their order, or none and have clients return Comet-Cursor", n, len(fields))
 	}
 	switch f.OnTimeout {
 	case 0, http.StatusNoContent, http.StatusNotModified:
 	default:
 		return fmt.Errorf("on_timeout is forward, 204 or 304, not %d", f.OnTimeout)
 	}
-	if !slices.ContainsFunc(h.patterns, pattern.isPlain) {
-		return errors.New("a route that forwards watches the fields that have no star, and there is none")
+	for _, field := range fields {
+		if p, err := parsePattern(field); err != nil || !p.isPlain() {
+			return fmt.Errorf("a route that forwards watches all its fields, and %s has a star", field)
+		}
 	}
-	return f.Share.check()
+	if f.Share != nil {
+		if err := f.Share.check(); err != nil {
+			return fmt.Errorf("share: %w", err)
+		}
+	}
+	if f.Pace != nil {
+		return f.Pace.check()
+	}
+	return nil
+}
+
+func (p *Pace) check() error {
+	if p.Rate < 0 || p.AtOnce < 0 || p.Rate == 0 && p.AtOnce == 0 {
+		return errors.New("pace: it wants a rate, a number of requests at once, or both, above zero")
+	}
+	return nil
 }
 
 // serveForward has the application answer a request, at once or later.

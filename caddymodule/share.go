@@ -52,12 +52,9 @@ var (
 const maxShared = 1 << 20
 
 func (s *Share) check() error {
-	if s == nil {
-		return nil
-	}
 	for i, name := range s.By {
 		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("share by: %q is not the name of a header", name)
+			return fmt.Errorf("%q is not the name of a header", name)
 		}
 		s.By[i] = http.CanonicalHeaderKey(name)
 	}
