@@ -70,8 +70,9 @@ func sentCursor(r *http.Request) string {
 }
 
 // tells reports whether an application may take a header of that name for one that
-// tells it something. CGI has `_` for a hyphen, and PHP for a space and a dot too, so
-// here all that are neither letters nor digits are alike.
+// tells it something. To CGI a hyphen is `_`, and to PHP a space and a dot are too, so
+// here all that are neither letters nor digits are alike. Caddy drops what has `_` or a
+// dot in its name before, unless it is told to expect that.
 func tells(name string) bool {
 	return slices.ContainsFunc(toldHeaders, func(header string) bool {
 		if len(name) != len(header) {

@@ -122,7 +122,7 @@ func TestABodyThatAMatcherReadsGoesOnToTheApplication(t *testing.T) {
 	}
 }
 
-// All but the last directive's cursor handlers are before its hold.
+// What is in a handle comes after the routes of the site.
 func TestAHoldBehindAnotherDirectiveIsParkedAndTellsNoPage(t *testing.T) {
 	t.Parallel()
 	s := startTold(t, `
@@ -130,12 +130,15 @@ func TestAHoldBehindAnotherDirectiveIsParkedAndTellsNoPage(t *testing.T) {
 		store other
 		hold /other
 	}
-	comet {
-		publish /config
-		hold /push {
-			field id **
-			formats text json iframe
+	handle {
+		comet {
+			publish /config
+			hold /push {
+				field id **
+				formats text json iframe
+			}
 		}
+		reverse_proxy {$APP}
 	}`)
 	comettest.Publish(t, s, "id=1")
 	held := comettest.Hold(t, s, "id=1")
