@@ -146,7 +146,7 @@ func (c *Cursor) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	if !t.timed {
 		t.timed = true
-		cw := &cursorWriter{told: t}
+		cw := &cursorWriter{told: t, request: r}
 		cw.begin(w, cw)
 		w = cw
 	}
@@ -158,19 +158,23 @@ func (c *Cursor) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 type cursorWriter struct {
 	headWriter
 
-	told *told
+	told    *told
+	request *http.Request
 }
 
 func (w *cursorWriter) beginHead() {
-	header := w.Header()
-	if w.told.cursor != "" && !w.answered && isPage(header.Get("Content-Type")) {
-		header.Add("Server-Timing", `comet;desc="`+w.told.cursor+`"`)
+	if w.told.cursor != "" && !w.answered && w.isPage() {
+		w.Header().Add("Server-Timing", `comet;desc="`+w.told.cursor+`"`)
 	}
 }
 
-// isPage reports whether a Content-Type is one of HTML.
-func isPage(contentType string) bool {
-	mediaType, _, _ := strings.Cut(contentType, ";")
+// isPage reports whether the response is HTML, or says that the client has the HTML
+// already: that is as of now, and would keep the cursor of when it was sent.
+func (w *cursorWriter) isPage() bool {
+	if w.status == http.StatusNotModified {
+		return strings.Contains(w.request.Header.Get("Accept"), "text/html")
+	}
+	mediaType, _, _ := strings.Cut(w.Header().Get("Content-Type"), ";")
 	mediaType = strings.TrimSpace(mediaType)
 	return strings.EqualFold(mediaType, "text/html") || strings.EqualFold(mediaType, "application/xhtml+xml")
 }

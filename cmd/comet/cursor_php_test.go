@@ -124,12 +124,16 @@ $db->exec("INSERT INTO messages VALUES (1, '1: <before> the page')");
 	for name, before := range map[string]string{"cursor.php": "1: <before> the page|", "cursor.html": ""} {
 		putPage(t, filepath.Join(pages, name), readText(t, recipe(t, name)))
 		p := b.open(t, name, desktop, "about:blank")
-		loaded := p.start(t, "goto", s.URL("/"+name))
-		select {
-		case <-asked:
-		case <-time.After(comettest.Deadline):
-			t.Fatalf("%s does not load its script", name)
+		await := func(what string) {
+			t.Helper()
+			select {
+			case <-asked:
+			case <-time.After(comettest.Deadline):
+				t.Fatalf("%s does not load %s", name, what)
+			}
 		}
+		loaded := p.start(t, "goto", s.URL("/"+name))
+		await("its script")
 		publish(`{"id":2,"text":"2"}`)
 		publish(`{"id":3,"text":"3"}`)
 		pass <- struct{}{}
@@ -145,6 +149,15 @@ $db->exec("INSERT INTO messages VALUES (1, '1: <before> the page')");
 		shows("2|3")
 		publish(`{"id":4,"text":"4"}`)
 		shows("2|3|4")
+
+		// The browser asks whether what it has is still the page.
+		loaded = p.start(t, "reload")
+		await("its script again")
+		publish(`{"id":5,"text":"5"}`)
+		publish(`{"id":6,"text":"6"}`)
+		pass <- struct{}{}
+		p.await(t, "the page again", loaded)
+		shows("5|6")
 		p.call(t, "close")
 	}
 }

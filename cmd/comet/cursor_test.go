@@ -93,7 +93,8 @@ func TestAnApplicationAndItsPagesAreToldTheCursor(t *testing.T) {
 		}
 		wantTiming(t, ask("HEAD", "/?type=text%2Fhtml", nil), after)
 		wantTiming(t, ask("POST", "/?type=application%2Fxhtml%2Bxml", nil), after)
-		wantTiming(t, ask("GET", "/unchanged", nil), "")
+		wantTiming(t, ask("GET", "/unchanged", map[string]string{"Accept": "text/html,*/*;q=0.8"}), after)
+		wantTiming(t, ask("GET", "/unchanged", map[string]string{"Accept": "image/avif,*/*;q=0.8"}), "")
 		data := ask("GET", "/?type=application%2Fjson", nil)
 		wantTiming(t, data, "")
 		if got := toldHeader(t, data).Get("Comet-Cursor"); got != after {
