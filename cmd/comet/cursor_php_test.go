@@ -28,7 +28,7 @@ func startPHPPages(t *testing.T, fpm, global, site string, opts ...comettest.Opt
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, pages} { // whatever the umask
-		if err := os.Chmod(path, 0o777); err != nil { //nolint:gosec // PHP makes its database there
+		if err := os.Chmod(path, 0o777); err != nil { // PHP makes its database there
 			t.Fatal(err)
 		}
 	}
@@ -45,7 +45,7 @@ func startPHPPages(t *testing.T, fpm, global, site string, opts ...comettest.Opt
 
 func putPage(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // for PHP
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
