@@ -361,13 +361,19 @@ func TestAForwardedRequestWhoseClientLeavesIsForgotten(t *testing.T) {
 // where their answers come.
 func crowdOf(t *testing.T, s *comettest.Server, by forwardedBy, n int, header func(i int) map[string]string) chan comettest.Answer {
 	t.Helper()
+	return crowdAt(t, s, by, "/list", n, header)
+}
+
+func crowdAt(t *testing.T, s *comettest.Server, by forwardedBy, path string, n int, header func(i int) map[string]string) chan comettest.Answer {
+	t.Helper()
 	before, _ := comettest.Subscribers(t, s, "list")
 	answers := make(chan comettest.Answer, 2*n)
 	for i := range n {
 		client := by.client(t, s)
-		t.Cleanup(client.CloseIdleConnections)
 		go func() {
-			answers <- s.Try(t.Context(), request{URL: by.url(s, "/list"), Client: client, Header: header(i)})
+			a := s.Try(t.Context(), request{URL: by.url(s, path), Client: client, Header: header(i)})
+			client.CloseIdleConnections()
+			answers <- a
 		}()
 	}
 	comettest.WaitSubscribers(t, s, "list", before+n)
