@@ -299,6 +299,7 @@ const maxTold = 4 << 10
 // answer to another one.
 func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
+	returnAfter(r)
 	if p.answer != nil {
 		setAnswered(w)
 		return p.answer.send(w, r)
