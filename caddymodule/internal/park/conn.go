@@ -754,7 +754,7 @@ func (c *Conn) Close() error {
 		then()
 		return nil
 	}
-	if c.home != nil && c.home.Closed() {
+	if c.home != nil && (c.home.Closed() || c.taken.hasTicket()) { // its home may be closed next
 		if request := c.taken.repeatable(); request != nil {
 			c.Unread(request)
 			c.mu.Unlock()

@@ -84,6 +84,17 @@ func (t *taken) mayReturn() bool {
 	return may
 }
 
+// hasTicket reports whether there is a ticket that nobody has taken yet, so that no
+// handler has seen the request.
+func (t *taken) hasTicket() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ticket != nil
+}
+
 // lose tells a ticket that nobody will take it.
 func (t *taken) lose() {
 	if t == nil {
