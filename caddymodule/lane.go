@@ -23,6 +23,7 @@ type lane struct {
 	queue  list.List  // of the passages that wait for one
 	timer  bool       // is set: the rate keeps the first one waiting
 	shared map[shareKey]*flights
+	kept   int // bytes of the answers of last flights
 }
 
 // passage is the way of one request through a lane.
@@ -62,33 +63,51 @@ type flight struct {
 }
 
 // flights are those of requests that ask the same: what comes when the first has
-// begun, and is not told by it, is told by the next.
-type flights struct{ now, next *flight }
+// begun, and is not told by it, is told by the next. The answer of the last one is
+// kept for a moment, since many are not all woken at once.
+type flights struct {
+	now, next *flight
+	last      *sharedAnswer
+	at        store.Cursor // where the store was when the last began
+}
+
+// The answer of the last flight is kept for so long, when others followed it, and as
+// long as there are not more bytes of such answers in the lane.
+const (
+	keepAnswer = 2 * time.Second
+	maxKept    = 16 << 20
+)
 
 // enter has a request wait for its turn, or for the answer to another one.
 func (l *lane) enter(p *passage) {
 	l.mu.Lock()
-	l.join(p)
-	granted := l.dispatch()
+	granted := append(l.join(p), l.dispatch()...)
 	l.mu.Unlock()
 	grantAll(granted)
 }
 
-func (l *lane) join(p *passage) {
+func (l *lane) join(p *passage) (granted []*passage) {
 	if p.key == nil {
 		l.push(p)
-		return
+		return nil
 	}
 	same := l.shared[*p.key]
-	switch {
-	case same == nil:
-		p.flight = &flight{key: *p.key, lead: p}
+	if same == nil {
 		if l.shared == nil {
 			l.shared = make(map[shareKey]*flights)
 		}
-		l.shared[*p.key] = &flights{now: p.flight}
+		same = new(flights)
+		l.shared[*p.key] = same
+	}
+	switch {
+	case same.last != nil && p.isToldAt(same.at):
+		p.answer = same.last
+		return p.grantTo(nil)
+	case same.now == nil:
+		p.flight = &flight{key: *p.key, lead: p}
+		same.now = p.flight
 		l.push(p)
-	case !same.now.began || p.isToldBy(same.now):
+	case !same.now.began || p.isToldAt(same.now.at):
 		same.now.add(p)
 	case same.next == nil:
 		p.flight = &flight{key: *p.key, lead: p}
@@ -96,12 +115,14 @@ func (l *lane) join(p *passage) {
 	default:
 		same.next.add(p)
 	}
+	return nil
 }
 
-// isToldBy reports whether the answer of a flight that has begun tells of what woke
-// p. What the application would tell one that was not woken, nobody knows.
-func (p *passage) isToldBy(f *flight) bool {
-	return p.why == outcomeWake && p.at.Epoch == f.at.Epoch && p.at.Position <= f.at.Position
+// isToldAt reports whether what woke p is told by an answer of an application that was
+// asked when the store was there. What it would tell one that was not woken, nobody
+// knows.
+func (p *passage) isToldAt(at store.Cursor) bool {
+	return p.why == outcomeWake && p.at.Epoch == at.Epoch && p.at.Position <= at.Position
 }
 
 func (f *flight) add(p *passage) {
@@ -208,6 +229,9 @@ func (l *lane) land(p *passage, answer *sharedAnswer) (granted []*passage) {
 		return nil
 	}
 	p.flight = nil
+	if answer != nil && len(f.with) > 0 {
+		l.keep(f, answer)
+	}
 	for _, q := range f.with {
 		q.flight = nil
 		if answer == nil {
@@ -221,14 +245,45 @@ func (l *lane) land(p *passage, answer *sharedAnswer) (granted []*passage) {
 	return granted
 }
 
+// keep keeps the answer of a flight for a moment.
+func (l *lane) keep(f *flight, answer *sharedAnswer) {
+	same := l.shared[f.key]
+	l.dropLast(same)
+	if l.kept+len(answer.body) > maxKept {
+		return
+	}
+	same.last, same.at = answer, f.at
+	l.kept += len(answer.body)
+	time.AfterFunc(keepAnswer, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if same.last == answer {
+			l.dropLast(same)
+			l.forgetIfIdle(f.key, same)
+		}
+	})
+}
+
+func (l *lane) dropLast(same *flights) {
+	if same.last != nil {
+		l.kept -= len(same.last.body)
+		same.last = nil
+	}
+}
+
 // advance has the next flight go when one is over.
 func (l *lane) advance(key shareKey) {
 	same := l.shared[key]
 	same.now, same.next = same.next, nil
-	if same.now == nil {
-		delete(l.shared, key)
-	} else {
+	if same.now != nil {
 		l.push(same.now.lead)
+	}
+	l.forgetIfIdle(key, same)
+}
+
+func (l *lane) forgetIfIdle(key shareKey, same *flights) {
+	if same.now == nil && same.last == nil {
+		delete(l.shared, key)
 	}
 }
 
@@ -281,7 +336,9 @@ func (l *lane) counts() (inside, waiting int) {
 	defer l.mu.Unlock()
 	waiting = l.queue.Len()
 	for _, same := range l.shared {
-		waiting += len(same.now.with)
+		if same.now != nil {
+			waiting += len(same.now.with)
+		}
 		if same.next != nil {
 			waiting += 1 + len(same.next.with)
 		}

@@ -74,6 +74,10 @@ func TestALaneLetsInAsFastAsItsRate(t *testing.T) {
 }
 
 func TestOneOfALaneLeadsWhoAskTheSame(t *testing.T) {
+	synctest.Test(t, testOneLeads)
+}
+
+func testOneLeads(t *testing.T) {
 	l, key := &lane{}, &shareKey{1}
 	all := l.enterAll(5, key)
 	if l.count(all) != 1 {
@@ -91,6 +95,7 @@ func TestOneOfALaneLeadsWhoAskTheSame(t *testing.T) {
 	answer := &sharedAnswer{}
 	l.share(all[0], answer)
 	l.leave(all[0])
+	all = append(all, l.enterAll(1, key)...) // woken by the same, but late
 	for i, p := range all[1:] {
 		if !l.isGranted(p) || p.answer != answer {
 			t.Errorf("number %d is not given the answer", i+1)
@@ -105,50 +110,59 @@ func TestOneOfALaneLeadsWhoAskTheSame(t *testing.T) {
 	}
 	l.leave(late)
 	l.leave(now)
-	if l.inside != 0 || len(l.shared) != 0 {
-		t.Errorf("%d are inside, %d flights are left", l.inside, len(l.shared))
+	time.Sleep(keepAnswer)
+	synctest.Wait()
+	if l.inside != 0 || len(l.shared) != 0 || l.kept != 0 {
+		t.Errorf("%d are inside, %d flights are left, and %d bytes", l.inside, len(l.shared), l.kept)
 	}
 }
 
 // Whatever leaves, in whatever order, the rest come to their turn, and nothing is left.
 func TestALaneEndsEmpty(t *testing.T) {
-	for range 300 {
-		l := &lane{atOnce: rand.IntN(3)}
-		keys := []*shareKey{nil, {1}, {2}}
-		var open []*passage
-		for range 60 {
+	synctest.Test(t, func(t *testing.T) {
+		for range 300 {
+			testEndsEmpty(t, &lane{atOnce: rand.IntN(3)})
+		}
+	})
+}
+
+func testEndsEmpty(t *testing.T, l *lane) {
+	keys := []*shareKey{nil, {1}, {2}}
+	var open []*passage
+	for range 60 {
+		if rand.IntN(2) == 0 {
+			open = append(open, l.enterAll(1, keys[rand.IntN(3)])...)
+			continue
+		}
+		if len(open) == 0 {
+			continue
+		}
+		i := rand.IntN(len(open))
+		p := open[i]
+		switch {
+		case !l.isGranted(p) || rand.IntN(3) == 0:
+		case p.answer == nil:
+			l.begin(p, store.Cursor{Position: store.Position(rand.IntN(3))})
 			if rand.IntN(2) == 0 {
-				open = append(open, l.enterAll(1, keys[rand.IntN(3)])...)
 				continue
 			}
-			if len(open) == 0 {
-				continue
-			}
-			i := rand.IntN(len(open))
-			p := open[i]
-			switch {
-			case !l.isGranted(p) || rand.IntN(3) == 0:
-			case p.answer == nil:
-				l.begin(p, store.Cursor{Position: store.Position(rand.IntN(3))})
-				if rand.IntN(2) == 0 {
-					continue
-				}
-				l.share(p, []*sharedAnswer{nil, {}}[rand.IntN(2)])
-			}
-			l.leave(p)
-			open = slices.Delete(open, i, i+1)
+			l.share(p, []*sharedAnswer{nil, {}}[rand.IntN(2)])
 		}
-		for len(open) > 0 {
-			i := slices.IndexFunc(open, l.isGranted)
-			if i < 0 {
-				t.Fatalf("none of %d may go", len(open))
-			}
-			l.share(open[i], nil)
-			l.leave(open[i])
-			open = slices.Delete(open, i, i+1)
+		l.leave(p)
+		open = slices.Delete(open, i, i+1)
+	}
+	for len(open) > 0 {
+		i := slices.IndexFunc(open, l.isGranted)
+		if i < 0 {
+			t.Fatalf("none of %d may go", len(open))
 		}
-		if l.inside != 0 || l.queue.Len() != 0 || len(l.shared) != 0 {
-			t.Fatalf("%d are inside, %d wait, %d flights are left", l.inside, l.queue.Len(), len(l.shared))
-		}
+		l.share(open[i], nil)
+		l.leave(open[i])
+		open = slices.Delete(open, i, i+1)
+	}
+	time.Sleep(keepAnswer)
+	synctest.Wait()
+	if l.inside != 0 || l.queue.Len() != 0 || len(l.shared) != 0 {
+		t.Fatalf("%d are inside, %d wait, %d flights are left", l.inside, l.queue.Len(), len(l.shared))
 	}
 }
