@@ -143,6 +143,7 @@ func parseParking(s string) (string, error) {
 //	    hold <matcher> {
 //	        field       <names...>
 //	        signed      <keys...>
+//	        ask         <uri> [for <duration>]
 //	        timeout     <duration>[-<duration>]
 //	        formats     <formats...>
 //	        retry       <duration>[-<duration>]
@@ -455,7 +456,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if option != "cors" && len(args) == 0 {
 			return nil, p.ArgErr()
 		}
-		most := map[string]int{"timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2}
+		most := map[string]int{"ask": 3, "timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2}
 		if n, ok := most[option]; ok && len(args) > n {
 			return nil, p.ArgErr()
 		}
@@ -480,6 +481,8 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				err = errors.New("a key is empty")
 			}
 			handler.Signed = args
+		case "ask":
+			handler.Ask, err = parseAsk(args)
 		case "timeout":
 			handler.Timeout, err = parsePositiveRange(args[0])
 		case "formats":
@@ -510,13 +513,30 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, signed, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, signed, ask, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
 		}
 	}
 	return handler, nil
+}
+
+// parseAsk parses what stands after ask.
+func parseAsk(args []string) (*Ask, error) {
+	a := &Ask{URI: args[0]}
+	if len(args) > 1 {
+		if args[1] != "for" || len(args) == 2 {
+			return nil, fmt.Errorf("after the URI may stand for and a duration, as in ask %s for 10s, and not %s", a.URI, strings.Join(args[1:], " "))
+		}
+		d, err := parseDuration(args[2])
+		if err != nil {
+			return nil, err
+		}
+		lasts := caddy.Duration(d)
+		a.For = &lasts
+	}
+	return a, checkAsk(a.URI)
 }
 
 func (p *directive) parseCORS() (*CORS, error) {
