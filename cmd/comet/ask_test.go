@@ -545,7 +545,7 @@ func TestAStrangerWithManyCookiesIsBounded(t *testing.T) {
 	comettest.Publish(t, s, "news=0")
 	before := heapOf(t, s)
 	const connections = 8
-	each := scale(4000, 500, 100)
+	each := scale(1400, 200, 100) // more than are kept, in all
 	long := strings.Repeat("x", 4<<10)
 	var flood sync.WaitGroup
 	for i := range connections {
