@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 )
 
 // askRequest returns the request that asks for uri, with the header of r.
@@ -20,12 +19,12 @@ func askRequest(r *http.Request, uri string) (*http.Request, error) {
 		return nil, err
 	}
 	header := make(http.Header, len(r.Header)+1)
-	connection := connectionHeaders(r.Header)
 	for name, values := range r.Header {
-		if !isOfTheHeld(name) && !slices.Contains(connection, name) {
+		if !isListed(name, heldHeaders) && !slices.Contains(connectionHeaders, name) {
 			header[name] = values
 		}
 	}
+	delete(header, ":protocol") // of a WebSocket over HTTP/2
 	header.Set("Accept-Encoding", "identity")
 	asked := &http.Request{
 		Method:     http.MethodGet,
@@ -43,45 +42,26 @@ func askRequest(r *http.Request, uri string) (*http.Request, error) {
 	return asked.WithContext(r.Context()), nil
 }
 
-// isOfTheHeld reports whether a header is about the request that is to be held, and not
-// about who sent it.
-func isOfTheHeld(name string) bool {
-	for _, prefix := range []string{":", "Content-", "If-", "Sec-Websocket-", "Comet-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return name == "Range" || name == "Expect" || name == "Last-Event-Id"
+// heldHeaders are about the request that is to be held, and not about who sent it. Those
+// that end in a hyphen are prefixes.
+var heldHeaders = []string{"Comet-", "Content-", "Expect", "If-", "Last-Event-Id", "Range", "Sec-Websocket-"}
+
+// connectionHeaders are about a connection, and not for who is behind it. What a client
+// names besides in `Connection` may be what a proxy has said of it, and stays.
+var connectionHeaders = []string{
+	"Connection", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te",
+	"Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// connectionHeaders returns the names of the headers that are about a connection, and
-// not for who is behind it.
-func connectionHeaders(header http.Header) []string {
-	names := []string{
-		"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te",
-		"Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
-	}
-	for _, line := range header["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			names = append(names, http.CanonicalHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	return names
-}
-
-// credentials stand for a request to the application in all that the response may
-// depend on: requests with the same are given the same response.
+// credentials stand for all by which an application may know who sent a request: those
+// with the same are given the same response.
 type credentials [sha256.Size]byte
 
-// commonHeaders are sent by browsers and proxies with every request, whoever it is that
-// sends it; all others are credentials. Those that end in a hyphen are prefixes.
+// commonHeaders say nothing of who sent a request, or something else with each; all
+// others are credentials. Those that end in a hyphen are prefixes.
 var commonHeaders = []string{
 	"Accept", "Accept-", "Cache-Control", "Dnt", "Origin", "Pragma", "Priority", "Purpose", "Referer", "Save-Data",
 	"Sec-", "Upgrade-Insecure-Requests", "User-Agent", "X-Requested-With",
-	// the address
-	"Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Cf-Ipcountry", "Fastly-Client-Ip", "Forwarded", "True-Client-Ip",
-	"X-Client-Ip", "X-Cluster-Client-Ip", "X-Forwarded-For", "X-Real-Ip",
-	// the one request
 	"Cf-Ray", "Traceparent", "Tracestate", "X-Amzn-Trace-Id", "X-B3-", "X-Cloud-Trace-Context", "X-Correlation-Id",
 	"X-Request-Id", "X-Varnish",
 }
@@ -97,6 +77,7 @@ func credentialsOf(r *http.Request) (who credentials) {
 	}
 	write(r.Host)
 	write(r.RequestURI)
+	write(clientAddr(r).String())
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		write(string(r.TLS.PeerCertificates[0].Raw))
 	} else {

@@ -32,7 +32,7 @@ type verdict struct {
 	limited bool     // to the fields
 	fields  []string // that may be watched
 
-	header   http.Header // of the response; of a yes what sets cookies
+	header   http.Header // of the response, without what is about a connection
 	body     []byte      // likewise; a yes has none
 	personal bool        // it sets a cookie that the request did not have: it is for nobody else
 	asked    time.Time
@@ -189,22 +189,22 @@ func (a *Ask) read(r *http.Request, response *askResponse) *verdict {
 	v := &verdict{status: response.status, header: response.sent, body: response.body.Bytes()}
 	cookies := v.header["Set-Cookie"]
 	v.personal = setsNewCookie(r, cookies)
-	if !v.isYes() {
-		for _, name := range connectionHeaders(v.header) {
-			delete(v.header, name)
-		}
+	for _, name := range connectionHeaders {
+		delete(v.header, name)
+	}
+	said, says := v.header[headerFields]
+	if !says || !v.isYes() {
 		return v
 	}
-	if said, ok := v.header[headerFields]; ok {
-		fields, err := wire.ReadFieldList(said)
-		if err != nil {
-			return undecided(http.StatusBadGateway, "the Comet-Fields of the response to `ask %s` cannot be read: %w", a.URI, err)
-		}
-		if v.limited, v.fields = true, fields; len(fields) == 0 {
-			v.status, v.body = http.StatusForbidden, []byte("the application lets you watch nothing here\n")
-		}
+	fields, err := wire.ReadFieldList(said)
+	if err != nil {
+		return undecided(http.StatusBadGateway, "the Comet-Fields of the response to `ask %s` cannot be read: %w", a.URI, err)
 	}
-	v.header = http.Header{"Set-Cookie": cookies, "Content-Type": {wire.TextType}}
+	v.limited, v.fields = true, fields
+	if len(fields) == 0 {
+		v.status, v.body = http.StatusForbidden, []byte("the application lets you watch nothing here\n")
+		v.header = http.Header{"Content-Type": {wire.TextType}, "Set-Cookie": cookies}
+	}
 	return v
 }
 
