@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"io"
 	"net/http"
 	"strings"
 
@@ -56,12 +55,16 @@ func (p *applicationPublisher) refuse(level zapcore.Level, r *http.Request, e *w
 // applicationWriter is what an application answers through. It looks at the status,
 // and with takes it keeps the header Comet-Publish from the client.
 type applicationWriter struct {
-	caddyhttp.ResponseWriterWrapper
+	headWriter
 
-	takes    bool
-	answered bool     // by a handler of ours
-	status   int      // 0 as long as there is no response
-	said     []string // the values of Comet-Publish in it
+	takes bool
+	said  []string // the values of Comet-Publish in the response
+}
+
+func newApplicationWriter(w http.ResponseWriter, takes bool) *applicationWriter {
+	aw := &applicationWriter{takes: takes}
+	aw.begin(w, aw)
+	return aw
 }
 
 // headerPublish is the header of a response that publishes, in the case that
@@ -88,72 +91,36 @@ func (w *applicationWriter) serve(r *http.Request, next caddyhttp.Handler, done 
 	return err
 }
 
-// WriteHeader begins the response, unless the status is informational.
+// beginHead takes out what the header publishes.
+func (w *applicationWriter) beginHead() {
+	if w.takes {
+		header := w.Header()
+		w.said = header[headerPublish]
+		takeOut(header)
+	}
+}
+
+// WriteHeader begins the response, unless the status is informational: then a
+// handler may have set what is to be published by the response.
 func (w *applicationWriter) WriteHeader(status int) {
-	if w.status != 0 {
+	if !w.takes || w.status != 0 || !isInformational(status) {
+		w.headWriter.WriteHeader(status)
 		return
 	}
 	header := w.Header()
 	said := header[headerPublish]
-	if w.takes {
-		takeOut(header)
+	takeOut(header)
+	w.headWriter.WriteHeader(status)
+	if said != nil {
+		header[headerPublish] = said
 	}
-	if status < 200 && status != http.StatusSwitchingProtocols {
-		w.ResponseWriterWrapper.WriteHeader(status)
-		if w.takes && said != nil {
-			header[headerPublish] = said // a handler may have set it for the response
-		}
-		return
-	}
-	w.status, w.said = status, said
-	w.ResponseWriterWrapper.WriteHeader(status)
-}
-
-// Write writes a part of the body.
-func (w *applicationWriter) Write(p []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	return w.ResponseWriterWrapper.Write(p)
-}
-
-// ReadFrom copies the body, where the system can do that without a buffer.
-func (w *applicationWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.WriteHeader(http.StatusOK)
-	return w.ResponseWriterWrapper.ReadFrom(r)
-}
-
-// FlushError sends what was written so far, the header included.
-func (w *applicationWriter) FlushError() error {
-	w.WriteHeader(http.StatusOK)
-	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // takeOut takes Comet-Publish out of a header, and out of the trailers.
 func takeOut(header http.Header) {
 	delete(header, headerPublish)
 	delete(header, http.TrailerPrefix+headerPublish)
-	if announced, ok := header["Trailer"]; ok {
-		delete(header, "Trailer")
-		for name := range strings.SplitSeq(strings.Join(announced, ","), ",") {
-			if name = strings.TrimSpace(name); name != "" && !strings.EqualFold(name, headerPublish) {
-				header.Add("Trailer", name)
-			}
-		}
-	}
-}
-
-// setAnswered notes that a handler of ours answers through w, so that no application
-// has done anything.
-func setAnswered(w http.ResponseWriter) {
-	for {
-		if aw, ok := w.(*applicationWriter); ok {
-			aw.answered = true
-		}
-		wrapper, wraps := w.(interface{ Unwrap() http.ResponseWriter })
-		if !wraps {
-			return
-		}
-		w = wrapper.Unwrap()
-	}
+	unlist(header, "Trailer", func(name string) bool { return strings.EqualFold(name, headerPublish) })
 }
 
 // FromResponses is a handler that lets an application publish by its responses: by
@@ -189,7 +156,7 @@ func (f *FromResponses) Provision(ctx caddy.Context) error {
 // ServeHTTP has the next handlers answer, and publishes what their response says.
 func (f *FromResponses) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	delete(r.Header, headerPublish) // an application may send back what it is sent
-	aw := &applicationWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, takes: true}
+	aw := newApplicationWriter(w, true)
 	return aw.serve(r, next, func() { f.publish(r, aw.said) })
 }
 
@@ -209,5 +176,4 @@ func (f *FromResponses) publish(r *http.Request, said []string) {
 var (
 	_ caddy.Provisioner           = (*FromResponses)(nil)
 	_ caddyhttp.MiddlewareHandler = (*FromResponses)(nil)
-	_ io.ReaderFrom               = (*applicationWriter)(nil)
 )

@@ -15,7 +15,7 @@ import (
 // serveApplication has a handler answer through an applicationWriter, and returns
 // how often it was done.
 func serveApplication(r *http.Request, w http.ResponseWriter, handler func(http.ResponseWriter) error) (done int, err error) {
-	aw := &applicationWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, takes: true}
+	aw := newApplicationWriter(w, true)
 	defer func() { _ = recover() }()
 	err = aw.serve(r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error { return handler(w) }), func() { done++ })
 	return done, err

@@ -44,7 +44,7 @@ type Ask struct {
 	turns       chan struct{} // holds one for each request that is with the application
 
 	mu     sync.Mutex // guards what follows
-	asking map[credentials]*question
+	asking map[asker]*question
 	kept   verdicts
 }
 
@@ -69,7 +69,7 @@ func (a *Ask) provision(logger *zap.Logger) error {
 		return errors.New("for is negative")
 	}
 	a.turns = make(chan struct{}, maxAsking)
-	a.asking = make(map[credentials]*question)
+	a.asking = make(map[asker]*question)
 	return nil
 }
 

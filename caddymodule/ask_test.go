@@ -461,7 +461,7 @@ func TestThePlaceholdersOfAnAskAreLiteralText(t *testing.T) {
 func TestVerdictsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var k verdicts
-		who := func(i int) (c credentials) {
+		who := func(i int) (c asker) {
 			copy(c[:], fmt.Sprint(i))
 			return c
 		}

@@ -3,10 +3,8 @@ package caddymodule
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -53,12 +51,12 @@ var connectionHeaders = []string{
 	"Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// credentials stand for all by which an application may know who sent a request: those
-// with the same are given the same response.
-type credentials [sha256.Size]byte
+// asker stands for all by which an application may know who sent a request: those of one
+// asker are given one response.
+type asker [sha256.Size]byte
 
-// commonHeaders say nothing of who sent a request, or something else with each; all
-// others are credentials. Those that end in a hyphen are prefixes.
+// commonHeaders say nothing of who sent a request, or something else with each. Those that
+// end in a hyphen are prefixes.
 var commonHeaders = []string{
 	"Accept", "Accept-", "Cache-Control", "Dnt", "Origin", "Pragma", "Priority", "Purpose", "Referer", "Save-Data",
 	"Sec-", "Upgrade-Insecure-Requests", "User-Agent", "X-Requested-With",
@@ -66,34 +64,18 @@ var commonHeaders = []string{
 	"X-Request-Id", "X-Varnish",
 }
 
-// credentialsOf returns those of a request to the application.
-func credentialsOf(r *http.Request) (who credentials) {
-	hash := sha256.New()
-	write := func(text string) {
-		var size [8]byte
-		binary.BigEndian.PutUint64(size[:], uint64(len(text)))
-		_, _ = hash.Write(size[:]) // cannot fail
-		_, _ = io.WriteString(hash, text)
-	}
-	write(r.Host)
-	write(r.RequestURI)
-	write(clientAddr(r).String())
+// askerOf returns who sent a request to the application.
+func askerOf(r *http.Request) asker {
+	k := keyHash{sha256.New()}
+	k.add(r.Host, r.RequestURI, clientAddr(r).String())
+	certificate := ""
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		write(string(r.TLS.PeerCertificates[0].Raw))
-	} else {
-		write("")
+		certificate = string(r.TLS.PeerCertificates[0].Raw)
 	}
-	for _, name := range sortedKeys(r.Header) {
-		if isListed(name, commonHeaders) {
-			continue
-		}
-		for _, value := range r.Header[name] {
-			write(name)
-			write(value)
-		}
-	}
-	hash.Sum(who[:0])
-	return who
+	k.add(certificate)
+	names := slices.DeleteFunc(sortedKeys(r.Header), func(name string) bool { return isListed(name, commonHeaders) })
+	k.addHeaders(r.Header, names)
+	return asker(k.hash.Sum(nil))
 }
 
 // maxAskBody is how large a response may be that is passed on to the client.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
@@ -171,7 +173,8 @@ func parseParking(s string) (string, error) {
 // or as it now is. The directive becomes a route for each: of paths the more specific
 // one first, what matches all last, and others where they are listed. Those of touch
 // come after these, which answer what they match, and that of from_responses after
-// them; they pass requests on.
+// them; they pass requests on. With a hold comes a last one, which tells what all
+// other requests go on to, and its pages, the cursor of that moment.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next()
 	if h.NextArg() {
@@ -445,7 +448,7 @@ func (p *directive) parsePublish() (caddyhttp.MiddlewareHandler, error) {
 }
 
 func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
-	handler := new(Hold)
+	handler, forward, forwards := new(Hold), Forward{}, false
 	seen := make(map[string]bool)
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		option := p.Val()
@@ -453,10 +456,10 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if option == "cors" && len(args) > 0 {
 			return nil, p.Errf("cors takes a block, with origins %s on a line of it", strings.Join(args, " "))
 		}
-		if option != "cors" && len(args) == 0 {
+		if len(args) == 0 && !slices.Contains([]string{"cors", "forward", "share"}, option) {
 			return nil, p.ArgErr()
 		}
-		most := map[string]int{"ask": 3, "timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2}
+		most := map[string]int{"ask": 3, "timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2, "forward": 0, "on_timeout": 1, "pace": 2}
 		if n, ok := most[option]; ok && len(args) > n {
 			return nil, p.ArgErr()
 		}
@@ -508,15 +511,43 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 			if err == nil && len(args) > 1 {
 				handler.BufferBytes, err = parseSize(args[1])
 			}
+		case "forward":
+			forwards = true
+		case "seen":
+			forward.Seen = args
+		case "on_timeout":
+			forward.OnTimeout, err = parseOnTimeout(args[0])
+		case "share":
+			forward.Share, err = parseShare(args)
+		case "pace":
+			forward.Pace, err = parsePace(args)
 		case "cors":
 			if handler.CORS, err = p.parseCORS(); err != nil {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, signed, ask, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer and cors", option)
+			return nil, p.Errf("there is no hold option %q; there are field, signed, ask, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer, cors, forward, seen, on_timeout, share and pace", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
+		}
+	}
+	for _, option := range sortedKeys(seen) {
+		switch with := slices.Contains(forwardOptions, option); {
+		case with && !forwards:
+			return nil, p.Errf("%s goes with forward, and there is none in this hold block", option)
+		case forwards && slices.Contains(answerOptions, option):
+			return nil, p.Errf("%s is about answers of Comet, and with forward the application answers", option)
+		}
+	}
+	if forwards {
+		handler.Forward = &forward
+		fields := handler.Fields
+		if len(fields) == 0 {
+			fields = defaultFields
+		}
+		if err := forward.check(fields); err != nil {
+			return nil, p.WrapErr(err)
 		}
 	}
 	return handler, nil
@@ -537,6 +568,59 @@ func parseAsk(args []string) (*Ask, error) {
 		a.For = &lasts
 	}
 	return a, checkAsk(a.URI)
+}
+
+// What goes with forward alone, and what does not go with it.
+var (
+	forwardOptions = []string{"seen", "on_timeout", "share", "pace"}
+	answerOptions  = []string{"signed", "ask", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
+)
+
+// parseOnTimeout reads what becomes of a forwarded request on a timeout.
+func parseOnTimeout(s string) (status int, err error) {
+	if s == "forward" {
+		return 0, nil
+	}
+	if status, err = strconv.Atoi(s); err != nil || status != http.StatusNoContent && status != http.StatusNotModified {
+		return 0, fmt.Errorf("it is forward, 204 or 304, not %q", s)
+	}
+	return status, nil
+}
+
+// parseShare reads `share [public] [by <headers...>]`.
+func parseShare(args []string) (*Share, error) {
+	share := new(Share)
+	if len(args) > 0 && args[0] == "public" {
+		share.Public, args = true, args[1:]
+	}
+	if len(args) > 0 {
+		if args[0] != "by" || len(args) == 1 {
+			return nil, fmt.Errorf("it is share, or share public, and may have by and names of headers behind it, not %q", args)
+		}
+		share.By = args[1:]
+	}
+	return share, share.check()
+}
+
+// parsePace reads `pace 200/s 50`, of which one may be missing.
+func parsePace(args []string) (*Pace, error) {
+	pace := new(Pace)
+	for _, arg := range args {
+		number, unit, isRate := strings.Cut(arg, "/")
+		n, err := strconv.ParseFloat(number, 64)
+		seconds, known := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+		switch {
+		case err != nil || !(n > 0) || n > 1e6 || isRate && !known || !isRate && n != math.Trunc(n):
+			return nil, fmt.Errorf("%q is neither a rate, such as 200/s or 30/m, nor a number of requests at once, such as 50", arg)
+		case isRate && pace.Rate == 0:
+			pace.Rate = n / seconds
+		case !isRate && pace.AtOnce == 0:
+			pace.AtOnce = int(n)
+		default:
+			return nil, fmt.Errorf("%q is given beside another of its kind", arg)
+		}
+	}
+	return pace, nil
 }
 
 func (p *directive) parseCORS() (*CORS, error) {
@@ -633,11 +717,15 @@ func (p *directive) parseFromResponses() error {
 	return nil
 }
 
-// routes returns a route for each option. Of those that answer the more specific
-// path comes first, as Caddy orders the routes of one directive.
+// routes returns a route for each option, and one for the cursor. Of those that
+// answer the more specific path comes first, as Caddy orders the routes of one
+// directive.
 func (p *directive) routes() []httpcaddyfile.ConfigValue {
 	sortRoutes(p.found)
 	all := slices.Concat(p.found, p.touches, p.responses)
+	if slices.ContainsFunc(p.found, func(r directiveRoute) bool { _, is := r.handler.(*Hold); return is }) {
+		all = append(all, directiveRoute{handler: new(Cursor)})
+	}
 	values := make([]httpcaddyfile.ConfigValue, 0, len(all))
 	for _, r := range all {
 		switch handler := r.handler.(type) {
@@ -648,6 +736,8 @@ func (p *directive) routes() []httpcaddyfile.ConfigValue {
 		case *Touch:
 			handler.Store = p.store
 		case *FromResponses:
+			handler.Store = p.store
+		case *Cursor:
 			handler.Store = p.store
 		}
 		values = append(values, p.NewRoute(r.matcher, r.handler)...)

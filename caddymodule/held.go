@@ -87,6 +87,11 @@ type asked struct {
 	first    store.Result // what there was when it came: a stream begins with it
 	accept   string       // of a WebSocket: what answers its key; empty: there was none
 	granted  []string     // all that the application lets it watch, where that has said so
+
+	// Of one that the application answers.
+	key   *shareKey // nil: it is not shared
+	waits *passage  // it waits for its turn already; nil: it watches first
+	head  []byte    // as it came, where that is known
 }
 
 // held fills in h, of the request r.
@@ -182,6 +187,10 @@ type holder interface {
 
 	// stream answers the request r in parts.
 	stream(w http.ResponseWriter, r *http.Request, a asked) (goroutineHold, error)
+
+	// forward keeps the request r waiting as hold does, until it may go on to its
+	// application. Without a goroutineForwarded it comes again, when it may.
+	forward(w http.ResponseWriter, r *http.Request, a asked) (*goroutineForwarded, error)
 }
 
 // goroutineHold is a held request that the goroutine of the request serves.

@@ -21,8 +21,8 @@ import (
 )
 
 // Hold is a handler that holds a request until a field that it watches has
-// something newer, and then answers it. It answers every request that reaches
-// it.
+// something newer, and then answers it. It answers every request that reaches it,
+// unless the application is to: see Forward.
 //
 // A client names what it watches by `field=NAME`, and says what it has seen by a
 // cursor (`Last-Event-ID`, `after=`, `last=`) or by value (`NAME=VALUE`). See
@@ -82,6 +82,9 @@ type Hold struct {
 	BufferMessages int   `json:"buffer_messages,omitempty"`
 	BufferBytes    int64 `json:"buffer_bytes,omitempty"`
 
+	// Forward has the application answer. Default: Comet does.
+	Forward *Forward `json:"forward,omitempty"`
+
 	// CORS says which pages of other origins may read the answers. Default: none.
 	CORS *CORS `json:"cors,omitempty"`
 
@@ -94,6 +97,7 @@ type Hold struct {
 	patterns []pattern
 	keys     []string        // Signed, expanded
 	fixed    *wire.HoldRoute // what it allows every request; nil: that depends
+	lane     *lane           // to the application
 
 	// longest bounds every hold, when the server has a write_timeout: it would
 	// cut off an answer that comes later. Zero: no bound.
@@ -186,9 +190,11 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 		h.logger.Warn("the server's write_timeout bounds how long requests are held",
 			zap.Duration("write_timeout", time.Duration(server.WriteTimeout)), zap.Duration("longest", h.longest))
 	}
-	h.pool, err = h.app.use(h.Store)
+	if h.pool, err = h.app.use(h.Store); err != nil {
+		return err
+	}
 	h.app.holders = append(h.app.holders, h)
-	return err
+	return h.provisionForward()
 }
 
 const (
@@ -242,7 +248,10 @@ const holdBody = 64 << 10
 // Where the goroutine has to wait, as for HTTP/2 and HTTP/3, its stack is most of
 // what the request costs. Where it does not, growing its stack is most of what the
 // handler costs. So there is little on it, and what needs more is done aside.
-func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (h *Hold) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if h.Forward != nil {
+		return h.serveForward(w, r, next)
+	}
 	v := &visit{route: h, w: w, r: r}
 	aside(v.begin)
 	for v.wait != nil {
@@ -367,17 +376,25 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		}
 	}
 	wait, err := hold(w, r, a)
+	if err != nil {
+		err = h.refuseHeld(w, r, ask.Style.Format, err)
+	}
+	return wait, err
+}
+
+// refuseHeld answers a request that could not be held.
+func (h *Hold) refuseHeld(w http.ResponseWriter, r *http.Request, format wire.Format, err error) error {
 	switch {
 	case errors.Is(err, errMaxClient):
 		h.setRetryAfter(w)
-		return nil, h.refuse(w, r, ask.Style.Format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
+		return h.refuse(w, r, format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
-		header.Set(headerCursor, s.Cursor().String())
+		w.Header().Set(headerCursor, h.pool.store.Cursor().String())
 		h.note(r, outcomeRefused, outcomeField(outcomeRefused))
-		return nil, caddyhttp.Error(http.StatusServiceUnavailable, err)
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
-	return wait, err
+	return err
 }
 
 // expand returns what the route allows this request.

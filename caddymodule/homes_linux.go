@@ -211,6 +211,23 @@ func serveLast(was *http.Server, c net.Conn) {
 	_ = server.Serve(&oneConn{conn: c}) // its end is no news
 }
 
+// once returns a home from where a connection is given to a server, of which it is
+// known only what it was configured with, for one request.
+func (r *homeRegistry) once(server *caddyhttp.Server, c net.Conn) *park.Home {
+	std := &http.Server{
+		Handler:           server,
+		ReadTimeout:       time.Duration(server.ReadTimeout),
+		ReadHeaderTimeout: time.Duration(server.ReadHeaderTimeout),
+		WriteTimeout:      time.Duration(server.WriteTimeout),
+		IdleTimeout:       time.Duration(server.IdleTimeout),
+		MaxHeaderBytes:    server.MaxHeaderBytes,
+		ConnContext:       withConn,
+	}
+	home := park.NewHome(nil, c.LocalAddr(), 0, func(c net.Conn) { serveLast(std, c) }, func() {})
+	_ = home.Close() // what comes to it is an orphan
+	return home
+}
+
 // oneConn is a listener that accepts one connection.
 type oneConn struct{ conn net.Conn }
 

@@ -22,6 +22,7 @@ func init() {
 	caddy.RegisterModule(Client{})
 	caddy.RegisterModule(new(Touch))
 	caddy.RegisterModule(FromResponses{})
+	caddy.RegisterModule(Cursor{})
 	caddy.RegisterModule(MatchPath{})
 	caddy.RegisterModule(Admin{})
 	caddy.RegisterModule(ListenerWrapper{})

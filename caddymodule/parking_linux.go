@@ -240,7 +240,7 @@ type onWire struct {
 }
 
 func (p *onWire) draw(c candidate, r *http.Request, a asked) {
-	p.sketch = drawSketch(r, c.outer, a.route)
+	p.sketch = drawSketch(r, c.outer, a.route, a.head)
 	p.minor = uint8(min(r.ProtoMinor, 1))
 	p.last = r.Close
 	if a.route.access.wants(r) {

@@ -5,6 +5,7 @@ package caddymodule
 import (
 	"errors"
 	"net"
+	"net/http"
 
 	"go.uber.org/zap"
 
@@ -19,5 +20,11 @@ func parkedNow() (parked int, dropped int64) { return 0, 0 }
 func closeAllIdle() {}
 
 func parkingBusy() bool { return false }
+
+func passageOf(*http.Request) *passage { return nil }
+
+func returnAfter(*http.Request) {}
+
+func connState(net.Conn, http.ConnState) {}
 
 func wrapListener(ln net.Listener, _ *caddyhttp.Server) net.Listener { return ln }

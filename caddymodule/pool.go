@@ -215,11 +215,12 @@ func (p *pool) routeIn(a *App, h *held) (route *Hold) {
 	return a.holding(h)
 }
 
-// What keeps a request from being held.
+// What keeps a request from being held, or from going on.
 var (
 	errExiting   = errors.New("the server is shutting down")
 	errMaxHeld   = errors.New("as many requests are held as max_held allows")
 	errMaxClient = errors.New("as many requests of this client are held as max_held_per_client allows")
+	errTurn      = errors.New("the turn of a request did not come in time: its application is too slow for them all, or its pace")
 )
 
 // enter counts h and lists it. It returns one of the errors above when no

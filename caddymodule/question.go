@@ -46,8 +46,8 @@ func undecided(status int, format string, args ...any) *verdict {
 	return &verdict{status: status, err: fmt.Errorf(format, args...)}
 }
 
-// question is a request to the application for which others with the same credentials
-// wait. It is given up when none of them is left.
+// question is a request to the application that all of one asker wait for. It is given up
+// when none of them is left.
 type question struct {
 	ctx     context.Context // of the request
 	cancel  context.CancelFunc
@@ -63,7 +63,7 @@ func (a *Ask) verdict(r *http.Request, uri string) (v *verdict, own bool) {
 	if err != nil {
 		return undecided(http.StatusInternalServerError, "%w", err), false
 	}
-	who := credentialsOf(asked)
+	who := askerOf(asked)
 	a.mu.Lock()
 	if v := a.kept.get(who); v != nil {
 		a.mu.Unlock()
@@ -116,10 +116,15 @@ func (a *Ask) late() *verdict {
 }
 
 // begin asks the application.
-func (a *Ask) begin(asked *http.Request, who credentials) *question {
+func (a *Ask) begin(asked *http.Request, who asker) *question {
 	q := &question{done: make(chan struct{})}
 	q.ctx, q.cancel = context.WithTimeout(context.WithoutCancel(asked.Context()), askTime)
-	r := asked.Clone(context.WithValue(q.ctx, askKey{}, a.URI)) // which outlives the one that is to be held
+	ctx := context.WithValue(q.ctx, askKey{}, a.URI)
+	// What the request was told that is to be held, and its connection, are its own.
+	for _, key := range []any{toldKey{}, connKey{}} {
+		ctx = context.WithValue(ctx, key, nil)
+	}
+	r := asked.Clone(ctx) // which may outlive that one
 	go func() {
 		defer q.cancel()
 		q.verdict = a.put(r)
@@ -209,7 +214,7 @@ func (a *Ask) read(r *http.Request, response *askResponse) *verdict {
 }
 
 // setsNewCookie reports whether a response sets a cookie that its request does not have.
-// One that it has is among the credentials, and set anew by each response of some.
+// One that it has is of the asker, and set anew by each response of some.
 func setsNewCookie(r *http.Request, set []string) bool {
 	return slices.ContainsFunc(set, func(line string) bool {
 		cookie, err := http.ParseSetCookie(line)

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -194,6 +195,23 @@ func (a *App) holding(h *held) *Hold {
 	return nil
 }
 
+// serverLike returns the server of the present configuration that listens where
+// another did, nil if there is none.
+func (p *pool) serverLike(server *caddyhttp.Server) *caddyhttp.Server {
+	p.mu.Lock()
+	owner := p.owner
+	p.mu.Unlock()
+	if owner == nil || server == nil || caddy.Exiting() {
+		return nil
+	}
+	for _, rt := range owner.routes() {
+		if sharesListener(rt.server, server) {
+			return rt.server
+		}
+	}
+	return nil
+}
+
 func sharesListener(a, b *caddyhttp.Server) bool {
 	return slices.ContainsFunc(a.Listen, func(address string) bool {
 		return slices.Contains(b.Listen, address)
@@ -217,7 +235,7 @@ func (a *App) logSites() {
 			sites[site].publish = append(sites[site].publish, rt.paths()+" by "+h.who())
 			store = h.pool.name
 		case *Hold:
-			sites[site].hold = append(sites[site].hold, rt.paths()+" on "+strings.Join(h.Fields, " "))
+			sites[site].hold = append(sites[site].hold, rt.paths()+" on "+strings.Join(h.Fields, " ")+h.Forward.mark())
 			store = h.pool.name
 		case *Touch:
 			sites[site].touch = append(sites[site].touch, rt.paths()+" on "+strings.Join(h.Fields, " "))

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -37,8 +38,9 @@ type sketchRest struct {
 	placeholders map[string]string
 }
 
-// drawSketch returns a sketch of r, which came on conn to the route h.
-func drawSketch(r *http.Request, conn net.Conn, h *Hold) sketch {
+// drawSketch returns a sketch of r, which came on conn to the route h. It has the head
+// of the request as it came, if that is given.
+func drawSketch(r *http.Request, conn net.Conn, h *Hold, head []byte) sketch {
 	ctx := r.Context()
 	s := sketch{conn: conn}
 	s.to, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -52,17 +54,14 @@ func drawSketch(r *http.Request, conn net.Conn, h *Hold) sketch {
 	if sent.URL == nil || *sent.URL != *r.URL {
 		rest.url = r.URL.String()
 	}
-	s.line = cmp.Or(sent.Method, r.Method) + " " + uri + " " + r.Proto
-	b := append(append(append(make([]byte, 0, 512), "Host: "...), r.Host...), "\r\n"...)
-	for _, name := range sortedKeys(r.Header) { // in one order, or none is like another
-		if !httpguts.ValidHeaderFieldName(name) {
-			continue // a handler made it
-		}
-		for _, v := range r.Header[name] {
-			b = appendHeader(b, name, v)
-		}
+	if head != nil {
+		line, header, _ := bytes.Cut(head, []byte("\n"))
+		s.line = string(bytes.TrimSuffix(line, []byte("\r")))
+		s.header = h.texts.intern(bytes.TrimSuffix(bytes.TrimSuffix(header, []byte("\n")), []byte("\r")))
+	} else {
+		s.line = cmp.Or(sent.Method, r.Method) + " " + uri + " " + r.Proto
+		s.header = h.texts.intern(headerOf(r))
 	}
-	s.header = h.texts.intern(b)
 
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		for name, value := range vars {
@@ -101,10 +100,24 @@ func drawSketch(r *http.Request, conn net.Conn, h *Hold) sketch {
 	return s
 }
 
+// headerOf returns the header of r, as it might have come.
+func headerOf(r *http.Request) []byte {
+	b := append(append(append(make([]byte, 0, 512), "Host: "...), r.Host...), "\r\n"...)
+	for _, name := range sortedKeys(r.Header) { // in one order, or none is like another
+		if !httpguts.ValidHeaderFieldName(name) {
+			continue // a handler made it
+		}
+		for _, v := range r.Header[name] {
+			b = appendHeader(b, name, v)
+		}
+	}
+	return b
+}
+
 // look returns the request again as server sees it, as far as it is known:
 // without a body, and for looking at only.
 func (s *sketch) look(server *caddyhttp.Server) (*http.Request, error) {
-	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(s.line + "\r\n" + *s.header + "\r\n")))
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(s.head())))
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +145,9 @@ func (s *sketch) look(server *caddyhttp.Server) (*http.Request, error) {
 	}
 	return r, nil
 }
+
+// head returns the head of the request.
+func (s *sketch) head() []byte { return []byte(s.line + "\r\n" + *s.header + "\r\n") }
 
 func (s *sketch) server() *caddyhttp.Server { return s.to }
 func (s *sketch) remote() string            { return s.conn.RemoteAddr().String() }

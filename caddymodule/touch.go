@@ -75,7 +75,7 @@ func parseTouched(field string) (pattern, error) {
 // ServeHTTP has the next handlers answer, and touches the fields when they have.
 func (t *Touch) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	batch, wrong := t.expand(r)
-	aw := &applicationWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	aw := newApplicationWriter(w, false)
 	return aw.serve(r, next, func() {
 		for _, err := range wrong {
 			t.publisher.refuse(zapcore.DebugLevel, r, wire.Errorf(http.StatusBadRequest, "%v", err))

@@ -8,7 +8,7 @@ import (
 // verdicts are those that hold for a while, in the order in which they came: that in
 // which they end.
 type verdicts struct {
-	of    map[credentials]*list.Element
+	of    map[asker]*list.Element
 	order list.List
 	size  int // of the fields in them, in bytes
 }
@@ -21,13 +21,13 @@ const (
 
 // keptVerdict is what is in verdicts.
 type keptVerdict struct {
-	who     credentials
+	who     asker
 	verdict *verdict
 	until   time.Time
 }
 
 // get returns the verdict that there is, and nil when there is none.
-func (k *verdicts) get(who credentials) *verdict {
+func (k *verdicts) get(who asker) *verdict {
 	if e := k.of[who]; e != nil {
 		if kept := e.Value.(*keptVerdict); time.Now().Before(kept.until) {
 			return kept.verdict
@@ -37,14 +37,14 @@ func (k *verdicts) get(who credentials) *verdict {
 }
 
 // add adds a yes, until it does not hold any more.
-func (k *verdicts) add(who credentials, v *verdict, until time.Time) {
+func (k *verdicts) add(who asker, v *verdict, until time.Time) {
 	now := time.Now()
 	if e := k.of[who]; e != nil {
 		k.remove(e)
 	}
 	if now.Before(until) {
 		if k.of == nil {
-			k.of = make(map[credentials]*list.Element)
+			k.of = make(map[asker]*list.Element)
 		}
 		yes := &verdict{status: v.status, limited: v.limited, fields: v.fields} // the cookies were for one client
 		k.of[who] = k.order.PushBack(&keptVerdict{who, yes, until})

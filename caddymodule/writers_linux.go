@@ -26,6 +26,7 @@ var knownWriters = map[string]bool{
 	"*caddyhttp.IdleTimeoutWriter":     true,
 	"*headers.responseWriterWrapper":   true,
 	"*caddymodule.applicationWriter":   true,
+	"*caddymodule.cursorWriter":        true,
 }
 
 // writersOf returns the chain that ends in w. It is not ok when there is a writer

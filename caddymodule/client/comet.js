@@ -299,7 +299,7 @@ class Comet extends EventTarget {
 				this.#choice++;
 				continue;
 			}
-			if (status && !later) {
+			if (status > 199 && !later) { // below: its head was cut
 				this.#refused(error);
 				continue;
 			}

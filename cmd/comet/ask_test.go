@@ -130,6 +130,14 @@ func asking(options string) string {
 			field news
 			ask /typo.php
 		}
+		hold /over/* {
+			field news
+			forward
+		}
+		hold /throughout {
+			field news
+			ask /over/may for 0s
+		}
 		hold /away {
 			field news
 			ask /gone
@@ -139,6 +147,7 @@ func asking(options string) string {
 	reverse_proxy /gone 127.0.0.1:1
 	reverse_proxy /may {$APP}
 	reverse_proxy /slow {$APP}
+	reverse_proxy /over/* {$APP}
 `)
 }
 
@@ -302,6 +311,27 @@ func TestTheApplicationIsAskedAsByTheClientItself(t *testing.T) {
 	line := s.WaitLog(t, `"uri":"/may?room=a%26b%3D..%2Fc"`)
 	if !strings.Contains(line, "handled request") || !strings.Contains(line, `"status":200`) {
 		t.Errorf("the access log says %s", line)
+	}
+}
+
+// It may come to the application by a route that forwards, where its connection, which is
+// that of the held request, is not to be touched.
+func TestTheApplicationIsAskedThroughARouteThatForwards(t *testing.T) {
+	t.Parallel()
+	s, app := startAsking(t)
+	comettest.Publish(t, s, "news=0")
+	l := plainLink(t, s)
+	for i := range 3 {
+		l.get("/throughout?after=now&format=json", "X-Say: status=200")
+		comettest.WaitSubscribers(t, s, "news", 1)
+		app.wantAsked(t, 1)
+		comettest.Publish(t, s, fmt.Sprint("news=", i))
+		wantTexts(t, l.answer(), fmt.Sprint("news=", i))
+		l.get("/throughout", "X-Say: status=403")
+		if a := l.answer(); a.Status != 403 || a.Body != "the application's own words" {
+			t.Errorf("got %s", a)
+		}
+		app.wantAsked(t, 1)
 	}
 }
 

@@ -161,3 +161,23 @@ func TestEachTransportOfABrowserGivesNumberedMessagesOnceInOrder(t *testing.T) {
 	}
 	t.Logf("%d messages to each of %d pages, each cut %d times, in %s", total, len(pages), cuts, time.Since(start).Round(time.Millisecond))
 }
+
+// To Chromium the head of an answer that is cut in its first line is one with another
+// status.
+func TestAPollWhoseStatusIsCutIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	b := startBrowser(t)
+	s := startPages(t, "")
+	field := freshField(t, s)
+	c := startCutter(t, s)
+	p := b.open(t, "page", desktop, c.url(cometPage(map[string]any{"transport": "poll", "after": now(t, s)}, field)))
+	for n, status := range []string{"HTTP/1.1 2", "HTTP/1.1 20"} {
+		comettest.WaitSubscribers(t, s, field, 1)
+		c.cutAfter(len(status))
+		comettest.Publish(t, s, fmt.Sprint(field, "=", n))
+		p.waitFor(t, fmt.Sprintf("got.at(-1) === '%d'", n))
+		if !c.hasCut() {
+			t.Fatal("nothing was cut")
+		}
+	}
+}

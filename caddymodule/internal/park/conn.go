@@ -75,6 +75,10 @@ type Conn struct {
 	// Of a connection that comes from the gate to a server, which does not read yet.
 	entering atomic.Bool
 
+	// Whether its server waits for a further request, and it may come back. Not guarded:
+	// the server does one thing after the other.
+	awaits bool
+
 	// What was read from inner before a server asked for it. Not guarded, since
 	// only one reads at a time.
 	early []byte
@@ -91,6 +95,7 @@ type Conn struct {
 	listened bool // the guest is a Listener
 	listens  bool // and wants to hear more
 	more     bool // more of the answer follows what is written now
+	comes    bool // back to the lot, when its server closes it
 	last     bool // it is closed after the answer
 	guest    Guest
 	home     *Home // nil: every answer is the last
@@ -195,6 +200,7 @@ var longAgo = time.Unix(1, 0)
 // After an error the connection is as it was before. Leave may be called before
 // Park returns, when the client is known to have left.
 func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
+	c.taken.lose()
 	c.taken = nil
 	_ = c.inner.SetDeadline(time.Time{}) // the server may have left one
 	end := c.readEarly()
@@ -204,22 +210,9 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 		offsets, _ := trimOffsets()
 		trimTLS(c.inner.(*tls.Conn), offsets)
 	}
-	switch {
-	case c.gen == 0:
-		if err := c.lot.add(c); err != nil {
-			c.gen = 0
-			c.mu.Unlock()
-			return err
-		}
-	case c.disarmed:
-		if err := c.lot.control(unix.EPOLL_CTL_MOD, c, waitEvents); err != nil {
-			c.mu.Unlock()
-			return err
-		}
-		c.disarmed, c.readable = false, false
-	default:
-		// No event will tell of what its server has left unread.
-		c.readable = c.hasUnread()
+	if err := c.arm(); err != nil {
+		c.mu.Unlock()
+		return err
 	}
 	c.state, c.guest, c.home = waiting, g, home
 	c.listened, c.listens = false, false
@@ -230,6 +223,26 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 	c.mu.Unlock()
 	if left {
 		g.Leave()
+	}
+	return nil
+}
+
+// arm has the epoll set tell of the connection.
+func (c *Conn) arm() error {
+	switch {
+	case c.gen == 0:
+		if err := c.lot.add(c); err != nil {
+			c.gen = 0
+			return err
+		}
+	case c.disarmed:
+		if err := c.lot.control(unix.EPOLL_CTL_MOD, c, waitEvents); err != nil {
+			return err
+		}
+		c.disarmed, c.readable = false, false
+	default:
+		// No event will tell of what its server has left unread.
+		c.readable = c.hasUnread()
 	}
 	return nil
 }
@@ -526,6 +539,20 @@ func (c *Conn) proceed() {
 	c.lot.gate.enter(c)
 }
 
+// Resume gives the connection to a home, as if its client sent a request now of which
+// this is the head. It is called in place of Answer by a guest that keeps the request
+// that it waited for. Whoever handles the request may take the ticket.
+func (c *Conn) Resume(head []byte, home *Home, t Ticket) {
+	c.mu.Lock()
+	c.guest, c.home = nil, home
+	c.early = append(head, c.early...)
+	c.taken = &taken{ticket: t}
+	c.state = idle
+	c.lot.wheel.stop(c)
+	c.proceed()
+	c.mu.Unlock()
+}
+
 // SetLimit has the guest told after d that its time is over, instead of after what
 // was said before. It is without effect while an answer is being written.
 func (c *Conn) SetLimit(d time.Duration) {
@@ -556,7 +583,9 @@ func (c *Conn) LotIsFull() bool {
 // goHome gives the connection to its server. It is called by the gate.
 func (c *Conn) goHome() {
 	c.entering.Store(true)
-	c.taken = new(taken)
+	if c.taken == nil {
+		c.taken = new(taken)
+	}
 	if c.tls {
 		_ = c.inner.SetDeadline(time.Time{}) // what wrote to it left one
 	}
@@ -602,6 +631,9 @@ func (c *Conn) closeSocket(farewell bool) {
 // leave takes the connection out of the lot, to be closed.
 func (c *Conn) leave() {
 	c.state = closed
+	if c.taken != nil { // it was to go home
+		go c.taken.lose() // without the lock
+	}
 	c.lot.parked.Add(-1)
 	c.lot.wheel.stop(c)
 	c.lot.forget(c)
@@ -624,9 +656,41 @@ func (c *Conn) unsent() int {
 	return n
 }
 
+// Await is to be called when the server of the connection begins to wait for a further
+// request. Without it nothing comes back after Return.
+func (c *Conn) Await() { c.awaits = c.taken.mayReturn() }
+
+// comeBack parks a connection for which its server waits no more.
+func (c *Conn) comeBack() bool {
+	c.taken.lose()
+	c.taken = nil
+	_ = c.inner.SetDeadline(time.Time{}) // the server may have left one
+	end := c.readEarly()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.comes = false
+	if c.state != serving || c.home == nil || c.home.Closed() || c.arm() != nil {
+		return false
+	}
+	c.hangup = c.hangup || end
+	c.guest, c.last = nil, false
+	c.lot.parked.Add(1)
+	c.settle()
+	return true
+}
+
 // Read implements net.Conn for the server that has the connection.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.entered() // not when it has read: a client may send a part of a TLS record
+	if c.awaits {
+		c.awaits = false
+		if _, err := c.peek(); errors.Is(err, unix.EAGAIN) && len(c.early) == 0 && !c.LotIsFull() {
+			c.mu.Lock()
+			c.comes = true
+			c.mu.Unlock()
+			return 0, io.EOF // so the server lets go of it
+		}
+	}
 	var (
 		n   int
 		err error
@@ -672,6 +736,13 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // read, another one is given the connection.
 func (c *Conn) Close() error {
 	c.mu.Lock()
+	if c.comes {
+		c.mu.Unlock()
+		if c.comeBack() {
+			return nil
+		}
+		c.mu.Lock()
+	}
 	if c.state != serving {
 		c.mu.Unlock()
 		return net.ErrClosed
@@ -683,7 +754,7 @@ func (c *Conn) Close() error {
 		then()
 		return nil
 	}
-	if c.home != nil && c.home.Closed() {
+	if c.home != nil && (c.home.Closed() || c.taken.hasTicket()) { // its home may be closed next
 		if request := c.taken.repeatable(); request != nil {
 			c.Unread(request)
 			c.mu.Unlock()
@@ -698,6 +769,7 @@ func (c *Conn) Close() error {
 		c.lot.forget(c)
 	}
 	c.mu.Unlock()
+	c.taken.lose()
 	c.entered()
 	return c.inner.Close()
 }

@@ -166,7 +166,7 @@ func FuzzEndOfHead(f *testing.F) {
 			return
 		}
 		read := len(head) + len(after) - reader.Buffered()
-		if end := endOfHead(append(head, after...)); end != read {
+		if end := EndOfHead(append(head, after...)); end != read {
 			t.Errorf("%q ends after %d bytes; net/http reads %d", head, end, read)
 		}
 	})

@@ -24,9 +24,105 @@ type taken struct {
 	bytes []byte
 	over  bool
 
+	total int // bytes that were read, whatever became of them
+
 	// Set by Keep.
 	kept func()
-	head int // what bytes begin with: the request that was kept
+	head int // what bytes begin with: the request that was kept, or after which it returns
+
+	returns bool // the connection, after the request
+
+	ticket Ticket // nil: there was none, or it was taken or lost
+}
+
+// Ticket goes with a request that is given back to a server.
+type Ticket interface {
+	// Lose is called when nobody took the ticket: the request was answered without,
+	// or its connection was closed.
+	Lose()
+}
+
+// TakeTicket returns the ticket of the request that a server has read, nil when there
+// is none.
+func (c *Conn) TakeTicket() Ticket {
+	t := c.taken
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ticket := t.ticket
+	t.ticket = nil
+	return ticket
+}
+
+// Return has the connection come back to the lot after the request that its server is
+// handling, to wait there for a further one. It is without effect when something was
+// written already.
+func (c *Conn) Return() {
+	t := c.taken
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if end := EndOfHead(t.bytes); !t.over && end > 0 {
+		t.returns, t.head = true, end
+	}
+}
+
+// mayReturn reports whether the connection is to come back, now that its server waits
+// for a further request: if it has read nothing of that.
+func (t *taken) mayReturn() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	may := t.returns && t.total == t.head
+	t.returns = false
+	return may
+}
+
+// hasTicket reports whether there is a ticket that nobody has taken yet, so that no
+// handler has seen the request.
+func (t *taken) hasTicket() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ticket != nil
+}
+
+// lose tells a ticket that nobody will take it.
+func (t *taken) lose() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	ticket := t.ticket
+	t.ticket = nil
+	t.mu.Unlock()
+	if ticket != nil {
+		ticket.Lose()
+	}
+}
+
+// Head returns the head of the request that the server of the connection is handling.
+// It is nil unless that is all that was read since the connection came home, and
+// nothing was written.
+func (c *Conn) Head() []byte {
+	t := c.taken
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over || EndOfHead(t.bytes) != len(t.bytes) {
+		return nil
+	}
+	return bytes.Clone(t.bytes)
 }
 
 // maxTaken is how much of a request is kept.
@@ -38,6 +134,7 @@ func (t *taken) add(p []byte) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.total += len(p)
 	if t.over = t.over || t.kept == nil && len(t.bytes)+len(p) > maxTaken; t.over {
 		t.bytes = nil
 		return
@@ -52,11 +149,16 @@ func (t *taken) drop() bool {
 		return false
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.kept != nil {
+		t.mu.Unlock()
 		return true
 	}
-	t.bytes, t.over = nil, true
+	ticket := t.ticket
+	t.bytes, t.over, t.ticket = nil, true, nil
+	t.mu.Unlock()
+	if ticket != nil {
+		ticket.Lose()
+	}
 	return false
 }
 
@@ -68,16 +170,16 @@ func (t *taken) keep(then func()) (ok bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over || endOfHead(t.bytes) != len(t.bytes) {
+	if t.over || EndOfHead(t.bytes) != len(t.bytes) {
 		return false
 	}
 	t.kept, t.head = then, len(t.bytes)
 	return true
 }
 
-// endOfHead returns where the head of the first request ends: after the first
+// EndOfHead returns where the head of the first request in b ends: after the first
 // empty line. It is -1 when that is not there.
-func endOfHead(b []byte) int {
+func EndOfHead(b []byte) int {
 	for end := 0; ; {
 		i := bytes.IndexByte(b[end:], '\n')
 		if i < 0 {

@@ -1,0 +1,403 @@
+package caddymodule
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unique"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/time/rate"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// Forward has the application answer the requests of a hold route: on a wake or a
+// timeout a request goes on to it, through the whole site, as if the client sent it
+// then. Requests of other methods than GET and HEAD, and those that ask for an
+// upgrade, go on at once.
+//
+// A request watches the fields of the route. What it has seen of them is said by the
+// header Comet-Cursor, which every response has, or by value. When that says nothing,
+// or something is newer, or there is a gap, it goes on at once.
+//
+// The application is told, in the header of the request: Comet-Outcome is wake,
+// timeout, now or missed; Comet-Field the field that is newer, or else all that were
+// watched; Comet-Value its value, percent-encoded, unless that takes more than 4 KiB:
+// then Comet-Value-Omitted is 1; and Comet-Cursor where the store was before the
+// application was asked. None of them is taken from a client.
+type Forward struct {
+	// Seen are what a client has seen of the fields, one for each, by value: each a
+	// placeholder such as `{query.since}`, a header or a cookie. When all are empty
+	// nothing was seen. Default: only the header Comet-Cursor says it.
+	Seen []string `json:"seen,omitempty"`
+
+	// OnTimeout is the status that a request is answered with on a timeout, 204 or
+	// 304, without asking the application. Default: 0, which asks it.
+	OnTimeout int `json:"on_timeout,omitempty"`
+
+	// Share has the application asked once for all who are woken together and ask the
+	// same. Default: each asks for itself.
+	Share *Share `json:"share,omitempty"`
+
+	// Pace bounds how fast requests go on. Default: no bound.
+	Pace *Pace `json:"pace,omitempty"`
+}
+
+// Pace bounds how fast requests go on to an application. The others wait for their
+// turn, in the order of their coming. One that waited for longer than it may be held,
+// and for 30 seconds, is answered with 503.
+type Pace struct {
+	// Rate is how many go on in a second. Default: no bound.
+	Rate float64 `json:"rate,omitempty"`
+
+	// AtOnce is how many the application answers at once. Default: no bound.
+	AtOnce int `json:"at_once,omitempty"`
+}
+
+// mark is what a log line says of a route that forwards.
+func (f *Forward) mark() string {
+	if f == nil {
+		return ""
+	}
+	return ", forwarded"
+}
+
+// leastTurn is for how long a request may wait for its turn, at least.
+const leastTurn = 30 * time.Second
+
+func (h *Hold) provisionForward() error {
+	f := h.Forward
+	h.lane = &lane{pool: h.pool}
+	if f == nil {
+		return nil
+	}
+	if h.Signed != nil || h.Ask != nil || h.CORS != nil {
+		return errors.New("signed, ask and cors are about answers of Comet, and with forward the application answers")
+	}
+	if err := f.check(h.Fields); err != nil {
+		return err
+	}
+	if p := f.Pace; p != nil {
+		h.lane.atOnce = p.AtOnce
+		if p.Rate > 0 {
+			// Timers are not more exact than some milliseconds.
+			h.lane.rate = rate.NewLimiter(rate.Limit(p.Rate), max(1, int(p.Rate/100)))
+		}
+	}
+	return nil
+}
+
+// check returns what is wrong with the options of a route on fields.
+func (f *Forward) check(fields []string) error {
+	if n := len(f.Seen); n > 0 && n != len(fields) {
+		return fmt.Errorf("seen says %d values, and the number of fields is %d: give one for each, in their order, or none and have clients return Comet-Cursor", n, len(fields))
+	}
+	switch f.OnTimeout {
+	case 0, http.StatusNoContent, http.StatusNotModified:
+	default:
+		return fmt.Errorf("on_timeout is forward, 204 or 304, not %d", f.OnTimeout)
+	}
+	for _, field := range fields {
+		if p, err := parsePattern(field); err != nil || !p.isPlain() {
+			return fmt.Errorf("a route that forwards watches all its fields, and %s has a star", field)
+		}
+	}
+	if f.Share != nil {
+		if err := f.Share.check(); err != nil {
+			return fmt.Errorf("share: %w", err)
+		}
+	}
+	if f.Pace != nil {
+		return f.Pace.check()
+	}
+	return nil
+}
+
+func (p *Pace) check() error {
+	if p.Rate < 0 || p.AtOnce < 0 || p.Rate == 0 && p.AtOnce == 0 {
+		return errors.New("pace: it wants a rate, a number of requests at once, or both, above zero")
+	}
+	return nil
+}
+
+// serveForward has the application answer a request, at once or later.
+//
+// As in Hold.ServeHTTP there is little on this goroutine.
+func (h *Hold) serveForward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
+		cursor := store.Cursor{}
+		if h.pool.open() == nil {
+			cursor = h.pool.store.Cursor()
+		}
+		return next.ServeHTTP(w, tellApplication(r, cursor))
+	}
+	v := &crossing{route: h, w: w, r: r}
+	aside(v.begin)
+	for v.wait != nil {
+		v.wait.wait()
+		aside(v.proceed)
+	}
+	if v.passage == nil {
+		return v.err
+	}
+	return h.goOn(w, r, next, v.passage)
+}
+
+// crossing is a request at a route that forwards.
+type crossing struct {
+	route   *Hold
+	w       http.ResponseWriter
+	r       *http.Request
+	wait    *goroutineForwarded // set while the goroutine has to wait
+	passage *passage            // set when it is to go on
+	err     error
+}
+
+func (v *crossing) proceed() {
+	more := false
+	if v.passage, more, v.err = v.wait.proceed(v.w); !more {
+		v.wait = nil
+	}
+}
+
+// begin lets a request go on, or has it held.
+func (v *crossing) begin() {
+	h, w, r := v.route, v.w, v.r
+	if p := passageOf(r); p != nil {
+		if p.lane.pool == h.pool {
+			v.passage = p
+			return
+		}
+		p.Lose() // the route that kept it waiting is another one by now
+	}
+	v.err = func() error {
+		if err := h.pool.open(); err != nil {
+			h.setRetryAfter(w)
+			return caddyhttp.Error(http.StatusServiceUnavailable, err)
+		}
+		route, err := h.expand(r)
+		if err != nil {
+			return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
+		}
+		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r)}
+		a.query.Fields = route.Plain
+		nothing := false
+		a.query.Since, nothing = h.Forward.since(r, len(route.Plain))
+		result := h.pool.store.Read(a.query)
+		if result.NewEpoch && !h.pool.gaps.Allow() {
+			h.spreadGap(r)
+			result = h.pool.store.Read(a.query)
+		}
+		if h.Forward.Share != nil {
+			a.key = h.Forward.Share.key(r)
+		}
+		if nothing || result.Ready() || r.Method == http.MethodHead {
+			why := outcomeNow
+			if result.Missed != nil {
+				why = outcomeMissed
+			}
+			p := a.passage(why, result)
+			h.lane.enter(p)
+			if h.lane.isGranted(p) {
+				v.passage = p
+				return nil
+			}
+			a.waits = p
+		}
+		body, e := readBody(w, r, holdBody)
+		if e != nil {
+			a.quit()
+			return h.refuseForwarded(w, r, e)
+		}
+		if a.bodySize = len(body); body != "" {
+			r.Body = io.NopCloser(strings.NewReader(body))
+		}
+		dropReadTimeout(w)
+		v.wait, err = h.holder.forward(w, r, a)
+		if err != nil {
+			a.quit()
+			return h.refuseHeld(w, r, wire.Text, err)
+		}
+		return nil
+	}()
+}
+
+// forwardStyle is the style of a request that the application answers.
+var forwardStyle = unique.Make(wire.Style{Format: "forward"})
+
+func (h *Hold) refuseForwarded(w http.ResponseWriter, r *http.Request, e *wire.Error) error {
+	setAnswered(w)
+	w.Header().Set("Cache-Control", "no-store")
+	return h.refuse(w, r, wire.Text, e)
+}
+
+// since returns what a client has seen, or that it says nothing of that.
+func (f *Forward) since(r *http.Request, fields int) (since store.Since, nothing bool) {
+	if sent := sentCursor(r); sent != "" {
+		c, err := store.ParseCursor(sent)
+		if err != nil {
+			return store.SinceLost(), false
+		}
+		return store.SinceCursor(c), false
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	seen := make([]store.Seen, fields)
+	nothing = true
+	for i, placeholder := range f.Seen[:min(len(f.Seen), fields)] {
+		value := repl.ReplaceAll(placeholder, "")
+		seen[i] = store.Seen{Value: value, Given: value != ""}
+		nothing = nothing && value == ""
+	}
+	return store.SinceValues(seen), nothing
+}
+
+// passage returns the way of the request to the application, for what there is to
+// tell.
+func (a *asked) passage(why outcome, result store.Result) *passage {
+	return newPassage(a.route, why, result, a.query.Fields, a.since, a.key)
+}
+
+func newPassage(route *Hold, why outcome, result store.Result, fields []string, since moment, key *shareKey) *passage {
+	p := &passage{lane: route.lane, why: why, fields: fields, at: result.Cursor, since: since}
+	if route.Forward != nil && route.Forward.Share != nil && key != nil {
+		of := key.with(why, fields)
+		p.key = &of
+	}
+	if n := len(result.Messages); n > 0 {
+		p.message = result.Messages[n-1]
+	}
+	return p
+}
+
+// quit gives up a request that was to wait for its turn.
+func (a *asked) quit() {
+	if a.waits != nil {
+		a.waits.Lose()
+	}
+}
+
+// turnLimit is for how long a request may wait for its turn.
+func (h *Hold) turnLimit() time.Duration {
+	return max(leastTurn, cmp.Or(h.Timeout.Max, defaultProxyTimeout.Max))
+}
+
+// maxTold is how many bytes a value may have that the application is told.
+const maxTold = 4 << 10
+
+// goOn has the application answer a request whose turn has come, or gives it the
+// answer to another one.
+func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
+	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
+	returnAfter(r)
+	if p.answer != nil {
+		setAnswered(w)
+		return p.answer.send(w, r)
+	}
+	defer p.lane.leave(p)
+	cursor := h.pool.store.Cursor()
+	p.lane.begin(p, cursor)
+	r = tellApplication(r, cursor)
+	p.tell(r.Header)
+	share := h.Forward.Share
+	if share != nil && share.Public {
+		r.Header.Del("Cookie")
+		r.Header.Del("Authorization")
+	}
+	fw := newForwardWriter(w, cursor)
+	if p.key == nil {
+		return fw.failed(next.ServeHTTP(fw, r))
+	}
+	return share.serve(fw, r, next, p)
+}
+
+// tell tells the application how it comes to be asked.
+func (p *passage) tell(header http.Header) {
+	header.Set(headerOutcome, p.why.String())
+	if p.message == nil {
+		header.Set(headerField, wire.FieldList(p.fields))
+		return
+	}
+	header.Set(headerField, wire.FieldList([]string{p.message.Field}))
+	if len(p.message.Data) <= maxTold {
+		if value := url.PathEscape(p.message.Data); len(value) <= maxTold {
+			header.Set(headerValue, value)
+			return
+		}
+	}
+	header.Set(headerValueOmitted, "1")
+}
+
+// forwardWriter is what an application answers a forwarded request through.
+type forwardWriter struct {
+	headWriter
+
+	cursor store.Cursor
+}
+
+func newForwardWriter(w http.ResponseWriter, cursor store.Cursor) *forwardWriter {
+	fw := &forwardWriter{cursor: cursor}
+	fw.begin(w, fw)
+	return fw
+}
+
+// beginHead tells the client what to go on from. What the application says nothing of
+// is not to be kept by a browser: it would be asked again only when it is too late.
+func (w *forwardWriter) beginHead() {
+	header := w.Header()
+	header.Set(headerCursor, w.cursor.String())
+	if header.Get("Cache-Control") == "" && header.Get("Expires") == "" {
+		header.Set("Cache-Control", "no-cache")
+	}
+	if w.status >= http.StatusInternalServerError {
+		w.setRetryAfter()
+	}
+}
+
+// failed returns the error of an application, after which its client is to come back
+// later.
+func (w *forwardWriter) failed(err error) error {
+	if err != nil && w.status == 0 {
+		w.setRetryAfter()
+	}
+	return err
+}
+
+func (w *forwardWriter) setRetryAfter() {
+	if header := w.Header(); header.Get("Retry-After") == "" {
+		header.Set("Retry-After", failedRetry)
+	}
+}
+
+// failedRetry is after how many seconds a client is to come back when the application
+// has failed.
+const failedRetry = "5"
+
+// statusOf returns the status that an error of a handler stands for.
+func statusOf(err error) int {
+	if failure := (caddyhttp.HandlerError{}); errors.As(err, &failure) && failure.StatusCode != 0 {
+		return failure.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// headOf returns the head of a request of HTTP/1 as it came, from what there is of it
+// in the buffer that it was read from. It is nil when that is not all there.
+func headOf(buffered []byte, r *http.Request) []byte {
+	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	first := cmp.Or(sent.Method, r.Method) + " " + cmp.Or(sent.RequestURI, r.RequestURI) + " " + r.Proto
+	if line, _, _ := bytes.Cut(buffered, []byte("\n")); string(bytes.TrimSuffix(line, []byte("\r"))) != first {
+		return nil
+	}
+	return buffered
+}

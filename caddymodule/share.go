@@ -1,0 +1,323 @@
+package caddymodule
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
+	"github.com/caddy-comet/caddy-comet/caddymodule/internal/wire"
+)
+
+// Share has an application asked once for all requests that are woken together and
+// ask the same: those with the same scheme, host, method and URI, and the same
+// headers Accept-Encoding, Range, If-Match, If-Modified-Since, If-None-Match,
+// If-Range, If-Unmodified-Since, Cookie and Authorization, of the same user and with
+// the same client certificate. At most one such request is with the application, and
+// one more waits for it.
+//
+// A response is not shared, and each request goes on by itself, when it is larger than
+// 1 MiB, sets a cookie, is private, is an event stream, has trailers, or varies by
+// another header.
+type Share struct {
+	// Public leaves out who asks: the cookies, the Authorization, the user and the
+	// client certificate. The application is not told the first two.
+	Public bool `json:"public,omitempty"`
+
+	// By are the names of further headers that have to be the same.
+	By []string `json:"by,omitempty"`
+}
+
+// The headers that have to be the same.
+var (
+	sharedBy    = []string{"Accept-Encoding", "Range", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since"}
+	credentials = []string{"Cookie", "Authorization"}
+)
+
+// maxShared is how many bytes the body of a response may have that is shared.
+const maxShared = 1 << 20
+
+func (s *Share) check() error {
+	for i, name := range s.By {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("%q is not the name of a header", name)
+		}
+		s.By[i] = http.CanonicalHeaderKey(name)
+	}
+	return nil
+}
+
+// shareKey is the same for requests that ask the same.
+type shareKey [sha256.Size]byte
+
+// key returns the key of a request.
+func (s *Share) key(r *http.Request) *shareKey {
+	k := keyHash{sha256.New()}
+	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	k.add(strconv.FormatBool(r.TLS != nil), r.Host, r.Method, sent.RequestURI, r.URL.String())
+	k.addHeaders(r.Header, sharedBy)
+	k.addHeaders(r.Header, s.By)
+	if !s.Public {
+		k.addHeaders(r.Header, credentials)
+		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		user, _ := repl.GetString(userPlaceholder)
+		k.add(user)
+		if r.TLS != nil {
+			for _, c := range r.TLS.PeerCertificates {
+				k.add(string(c.Raw))
+			}
+		}
+	}
+	key := shareKey(k.hash.Sum(nil))
+	return &key
+}
+
+// with returns the key of requests that the application is told the same of.
+func (k *shareKey) with(why outcome, fields []string) shareKey {
+	h := keyHash{sha256.New()}
+	h.add(string(k[:]), why.String(), wire.FieldList(fields))
+	return shareKey(h.hash.Sum(nil))
+}
+
+// keyHash is a hash of texts, each with its length.
+type keyHash struct{ hash hash.Hash }
+
+func (k keyHash) add(texts ...string) {
+	for _, text := range texts {
+		var length [8]byte
+		binary.BigEndian.PutUint64(length[:], uint64(len(text)))
+		k.hash.Write(length[:])
+		_, _ = io.WriteString(k.hash, text)
+	}
+}
+
+func (k keyHash) addHeaders(header http.Header, names []string) {
+	for _, name := range names {
+		values := header.Values(name)
+		k.add(name, strconv.Itoa(len(values)))
+		k.add(values...)
+	}
+}
+
+// serve has the application answer a request, and gives the answer to all who follow
+// p.
+func (s *Share) serve(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
+	sw := &sharingWriter{forwardWriter: fw, share: s, passage: p, before: maps.Clone(fw.Header()), header: fw.Header().Clone()}
+	err := sw.ask(r, next)
+	switch {
+	case sw.passesOn:
+		return err
+	case r.Context().Err() != nil: // its client left, and another asks
+		return err
+	case err != nil:
+		p.lane.share(p, &sharedAnswer{err: err})
+		return fw.failed(err)
+	}
+	answer := sw.answer()
+	p.lane.share(p, answer)
+	return answer.write(fw, r)
+}
+
+// ask has the application answer. One that breaks off before anything went to the client
+// has failed.
+func (w *sharingWriter) ask(r *http.Request, next caddyhttp.Handler) (err error) {
+	defer func() {
+		failure := recover()
+		if failure == nil {
+			return
+		}
+		if failure != http.ErrAbortHandler || w.passesOn { //nolint:errorlint // it is compared, by net/http as well
+			w.passage.lane.share(w.passage, &sharedAnswer{err: errBrokenOff})
+			panic(failure)
+		}
+		err = caddyhttp.Error(http.StatusBadGateway, errBrokenOff)
+	}()
+	if err := next.ServeHTTP(w, r); err != nil || w.passesOn {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	length := w.header.Get("Content-Length")
+	if !w.passesOn && r.Method != http.MethodHead && w.status != http.StatusNotModified && length != "" && length != strconv.Itoa(w.body.Len()) {
+		return caddyhttp.Error(http.StatusBadGateway, errBrokenOff)
+	}
+	return nil
+}
+
+var errBrokenOff = errors.New("the application broke its answer off")
+
+// sharingWriter keeps what an application answers, until it is all there, or is not
+// to be shared.
+type sharingWriter struct {
+	*forwardWriter
+
+	share    *Share
+	passage  *passage
+	before   http.Header // what others have set
+	header   http.Header // of the answer
+	status   int
+	body     bytes.Buffer
+	passesOn bool // it is not shared, and goes to the client as it comes
+}
+
+// Header returns the header of the answer.
+func (w *sharingWriter) Header() http.Header {
+	if w.passesOn {
+		return w.forwardWriter.Header()
+	}
+	return w.header
+}
+
+// WriteHeader begins the answer. Informational ones before it are left out.
+func (w *sharingWriter) WriteHeader(status int) {
+	switch {
+	case w.passesOn:
+		w.forwardWriter.WriteHeader(status)
+	case w.status != 0 || isInformational(status):
+	default:
+		w.status = status
+		if !w.mayShare() {
+			w.passOn()
+		}
+	}
+}
+
+// mayShare reports whether an answer with this header may be shared.
+func (w *sharingWriter) mayShare() bool {
+	header := w.header
+	if len(header["Set-Cookie"]) > 0 || len(header["Trailer"]) > 0 || w.status == http.StatusSwitchingProtocols {
+		return false
+	}
+	if slices.ContainsFunc(header["Cache-Control"], func(v string) bool { return strings.Contains(strings.ToLower(v), "private") }) {
+		return false
+	}
+	if strings.HasPrefix(header.Get("Content-Type"), "text/event-stream") {
+		return false
+	}
+	if length, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil && length > maxShared {
+		return false
+	}
+	known := slices.Concat(sharedBy, w.share.By)
+	if !w.share.Public {
+		known = append(known, credentials...)
+	}
+	varies := header["Vary"][min(len(w.before["Vary"]), len(header["Vary"])):] // what others vary by they do for each
+	for name := range strings.SplitSeq(strings.Join(varies, ","), ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(known, http.CanonicalHeaderKey(name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// passOn has the answer go to the client alone.
+func (w *sharingWriter) passOn() {
+	w.passesOn = true
+	w.passage.lane.share(w.passage, nil)
+	header := w.forwardWriter.Header()
+	clear(header)
+	maps.Copy(header, w.header)
+	w.forwardWriter.WriteHeader(w.status)
+	if w.body.Len() > 0 {
+		_, _ = w.forwardWriter.Write(w.body.Bytes()) // the next write tells of the error
+		w.body = bytes.Buffer{}
+	}
+}
+
+// Write writes a part of the body.
+func (w *sharingWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if !w.passesOn && w.body.Len()+len(p) > maxShared {
+		w.passOn()
+	}
+	if w.passesOn {
+		return w.forwardWriter.Write(p)
+	}
+	return w.body.Write(p)
+}
+
+// ReadFrom copies the body.
+func (w *sharingWriter) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{w}, r)
+}
+
+// FlushError sends what was written so far, if it goes to the client.
+func (w *sharingWriter) FlushError() error {
+	w.WriteHeader(http.StatusOK)
+	if !w.passesOn {
+		return nil
+	}
+	return w.forwardWriter.FlushError()
+}
+
+// answer returns what was written.
+func (w *sharingWriter) answer() *sharedAnswer {
+	a := &sharedAnswer{status: w.status, header: http.Header{}, body: w.body.Bytes(), cursor: w.cursor}
+	for name, values := range w.header {
+		if !slices.Equal(values, w.before[name]) {
+			a.header[name] = values
+		}
+	}
+	for name := range w.before {
+		if _, kept := w.header[name]; !kept {
+			a.header[name] = nil
+		}
+	}
+	return a
+}
+
+// sharedAnswer is an answer of an application that more than one client is given.
+type sharedAnswer struct {
+	status int
+	header http.Header // what it says; nil values: it takes out what others set
+	body   []byte
+	cursor store.Cursor
+	err    error // it failed instead
+}
+
+// errShared is the error of a request whose answer was to be that of another one.
+var errShared = errors.New("the application has failed, when it was asked once for several who ask the same")
+
+// send sends the answer to another client.
+func (a *sharedAnswer) send(w http.ResponseWriter, r *http.Request) error {
+	fw := newForwardWriter(w, a.cursor)
+	if a.err != nil {
+		return fw.failed(caddyhttp.Error(statusOf(a.err), fmt.Errorf("%w: %w", errShared, a.err)))
+	}
+	return a.write(fw, r)
+}
+
+func (a *sharedAnswer) write(fw *forwardWriter, r *http.Request) error {
+	header := fw.Header()
+	for name, values := range a.header {
+		if values == nil {
+			delete(header, name)
+		} else {
+			header[name] = slices.Clone(values)
+		}
+	}
+	hasBody := r.Method != http.MethodHead && a.status != http.StatusNoContent && a.status != http.StatusNotModified
+	if hasBody && header.Get("Content-Length") == "" {
+		header.Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
+	fw.WriteHeader(a.status)
+	if hasBody {
+		if _, err := fw.Write(a.body); err != nil {
+			return nil //nolint:nilerr // the client left; it goes on from what it has seen
+		}
+	}
+	return nil
+}
