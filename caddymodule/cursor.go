@@ -61,6 +61,19 @@ func tellApplication(r *http.Request, cursor store.Cursor) *http.Request {
 	return r
 }
 
+// untell takes back what tellApplication has told, since a handler of ours answers. A
+// request that is held is kept with its header, the same for many.
+func untell(r *http.Request) {
+	t := toldOf(r)
+	if t == nil {
+		return
+	}
+	delete(r.Header, headerCursor)
+	if t.sent != "" {
+		r.Header[headerCursor] = []string{t.sent}
+	}
+}
+
 // sentCursor returns the Comet-Cursor that the client sent, empty if it sent none.
 func sentCursor(r *http.Request) string {
 	if t := toldOf(r); t != nil {

@@ -302,8 +302,10 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	returnAfter(r)
 	if p.answer != nil {
 		setAnswered(w)
+		h.pool.metrics.shared.Inc()
 		return p.answer.send(w, r)
 	}
+	h.pool.metrics.asked.Inc()
 	defer p.lane.leave(p)
 	cursor := h.pool.store.Cursor()
 	p.lane.begin(p, cursor)

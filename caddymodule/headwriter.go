@@ -86,12 +86,16 @@ func setAnswered(w http.ResponseWriter) {
 
 // unlist takes names out of a header that lists some, such as Trailer.
 func unlist(header http.Header, list string, drop func(name string) bool) {
-	listed, ok := header[list]
-	if !ok {
+	names := strings.Join(header[list], ",")
+	listed := false
+	for name := range strings.SplitSeq(names, ",") {
+		listed = listed || drop(strings.TrimSpace(name))
+	}
+	if !listed {
 		return
 	}
 	delete(header, list)
-	for name := range strings.SplitSeq(strings.Join(listed, ","), ",") {
+	for name := range strings.SplitSeq(names, ",") {
 		if name = strings.TrimSpace(name); name != "" && !drop(name) {
 			header.Add(list, name)
 		}

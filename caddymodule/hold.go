@@ -282,6 +282,7 @@ func (v *visit) proceed() {
 // to be done on this goroutine.
 func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, error) {
 	setAnswered(w)
+	untell(r)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Add("Vary", "Accept")
