@@ -145,6 +145,7 @@ func parseParking(s string) (string, error) {
 //	    hold <matcher> {
 //	        field       <names...>
 //	        signed      <keys...>
+//	        ask         <uri> [for <duration>]
 //	        timeout     <duration>[-<duration>]
 //	        formats     <formats...>
 //	        retry       <duration>[-<duration>]
@@ -458,7 +459,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if len(args) == 0 && !slices.Contains([]string{"cors", "forward", "share"}, option) {
 			return nil, p.ArgErr()
 		}
-		most := map[string]int{"timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2, "forward": 0, "on_timeout": 1, "pace": 2}
+		most := map[string]int{"ask": 3, "timeout": 1, "retry": 1, "raw_timeout": 1, "heartbeat": 1, "stream_max": 1, "buffer": 2, "forward": 0, "on_timeout": 1, "pace": 2}
 		if n, ok := most[option]; ok && len(args) > n {
 			return nil, p.ArgErr()
 		}
@@ -483,6 +484,8 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				err = errors.New("a key is empty")
 			}
 			handler.Signed = args
+		case "ask":
+			handler.Ask, err = parseAsk(args)
 		case "timeout":
 			handler.Timeout, err = parsePositiveRange(args[0])
 		case "formats":
@@ -523,7 +526,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 				return nil, err // it says where
 			}
 		default:
-			return nil, p.Errf("there is no hold option %q; there are field, signed, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer, cors, forward, seen, on_timeout, share and pace", option)
+			return nil, p.Errf("there is no hold option %q; there are field, signed, ask, timeout, formats, retry, raw_timeout, heartbeat, stream_max, buffer, cors, forward, seen, on_timeout, share and pace", option)
 		}
 		if err != nil {
 			return nil, p.WrapErr(fmt.Errorf("%s: %w", option, err))
@@ -550,10 +553,27 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 	return handler, nil
 }
 
+// parseAsk parses what stands after ask.
+func parseAsk(args []string) (*Ask, error) {
+	a := &Ask{URI: args[0]}
+	if len(args) > 1 {
+		if args[1] != "for" || len(args) == 2 {
+			return nil, fmt.Errorf("after the URI may stand for and a duration, as in ask %s for 10s, and not %s", a.URI, strings.Join(args[1:], " "))
+		}
+		d, err := parseDuration(args[2])
+		if err != nil {
+			return nil, err
+		}
+		lasts := caddy.Duration(d)
+		a.For = &lasts
+	}
+	return a, checkAsk(a.URI)
+}
+
 // What goes with forward alone, and what does not go with it.
 var (
 	forwardOptions = []string{"seen", "on_timeout", "share", "pace"}
-	answerOptions  = []string{"signed", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
+	answerOptions  = []string{"signed", "ask", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
 )
 
 // parseOnTimeout reads what becomes of a forwarded request on a timeout.

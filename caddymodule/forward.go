@@ -82,8 +82,8 @@ func (h *Hold) provisionForward() error {
 	if f == nil {
 		return nil
 	}
-	if h.Signed != nil || h.CORS != nil {
-		return errors.New("signed and cors are about answers of Comet, and with forward the application answers")
+	if h.Signed != nil || h.Ask != nil || h.CORS != nil {
+		return errors.New("signed, ask and cors are about answers of Comet, and with forward the application answers")
 	}
 	if err := f.check(h.Fields); err != nil {
 		return err

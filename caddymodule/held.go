@@ -86,6 +86,7 @@ type asked struct {
 	bodySize int
 	first    store.Result // what there was when it came: a stream begins with it
 	accept   string       // of a WebSocket: what answers its key; empty: there was none
+	granted  []string     // all that the application lets it watch, where that has said so
 
 	// Of one that the application answers.
 	key   *shareKey // nil: it is not shared

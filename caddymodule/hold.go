@@ -45,6 +45,9 @@ type Hold struct {
 	// has to be signed.
 	Signed []string `json:"signed,omitempty"`
 
+	// Ask has the application decide who may watch what. Default: it is not asked.
+	Ask *Ask `json:"ask,omitempty"`
+
 	// Timeout is after how long a held request is answered though there is
 	// nothing newer: a random time each in this range. Default: 90s-110s, and
 	// 45s-55s when the request came through a proxy.
@@ -145,6 +148,11 @@ func (h *Hold) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("signed: %w", err)
 		}
 		h.keys = append(h.keys, key)
+	}
+	if h.Ask != nil {
+		if err := h.Ask.provision(h.logger); err != nil {
+			return fmt.Errorf("ask: %w", err)
+		}
 	}
 	if len(h.Formats) == 0 {
 		h.Formats = defaultFormats
@@ -295,6 +303,11 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 	if err != nil {
 		return nil, h.refuse(w, r, wire.Text, wire.Errorf(http.StatusForbidden, "%v", err))
 	}
+	cookies := header["Set-Cookie"]
+	route, ok, err := h.ask(w, r, route)
+	if !ok {
+		return nil, err
+	}
 	if session := wire.SessionOf(queryOf(r)); session != "" && r.Method == http.MethodPost {
 		return nil, h.changeSession(w, r, route, session)
 	}
@@ -338,6 +351,9 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		result = s.Read(ask.Query)
 	}
 	a := asked{route: h, query: ask.Query, style: unique.Make(ask.Style), since: now(), timeout: timeout, accept: accept}
+	if route.All {
+		a.granted = route.Plain
+	}
 	if !stream && (result.Ready() || timeout == 0) {
 		h.answer(w, r, a, result, outcomeNow)
 		return nil, nil
@@ -351,10 +367,14 @@ func (h *Hold) begin(w http.ResponseWriter, r *http.Request) (goroutineHold, err
 		a.bodySize = len(body)
 	}
 	dropReadTimeout(w)
-	hold := h.holder.hold
+	hold := h.holder.stream
 	if stream {
 		a.first = result
-		hold = h.holder.stream
+	} else {
+		hold = h.holder.hold
+		if h.Ask != nil { // the cookies that it set would come late, over newer ones
+			header["Set-Cookie"] = cookies
+		}
 	}
 	wait, err := hold(w, r, a)
 	if err != nil {

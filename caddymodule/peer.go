@@ -30,13 +30,19 @@ var forwardingHeaders = []string{
 // through a proxy, empty when there is none.
 func forwardingHeader(r *http.Request) string {
 	for name := range r.Header {
-		if slices.ContainsFunc(forwardingHeaders, func(h string) bool {
-			return name == h || strings.HasSuffix(h, "-") && strings.HasPrefix(name, h)
-		}) {
+		if isListed(name, forwardingHeaders) {
 			return name
 		}
 	}
 	return ""
+}
+
+// isListed reports whether a header is in a list, in which those that end in a hyphen are
+// prefixes.
+func isListed(name string, list []string) bool {
+	return slices.ContainsFunc(list, func(h string) bool {
+		return name == h || strings.HasSuffix(h, "-") && strings.HasPrefix(name, h)
+	})
 }
 
 // notThisMachine returns what keeps a request from being of this machine: it is

@@ -70,6 +70,9 @@ func (s *stream) change(change wire.Change) ([]string, *wire.Error) {
 	if len(change.Watch) > 0 && s.holding().keys != nil {
 		return nil, errSigned
 	}
+	if s.granted != nil && slices.ContainsFunc(change.Watch, func(name string) bool { return !slices.Contains(s.granted, name) }) {
+		return nil, errNotGranted
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stage == answered || s.ended {

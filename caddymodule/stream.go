@@ -26,8 +26,9 @@ import (
 type stream struct {
 	held // of which the waiter is its carrier
 
-	session string  // names it to who changes what it watches
-	socket  *socket // nil: it is no WebSocket
+	session string   // names it to who changes what it watches
+	socket  *socket  // nil: it is no WebSocket
+	granted []string // all that it may watch, where the application has said so
 
 	mu         sync.Mutex // guards what follows
 	stage      stage
@@ -84,7 +85,7 @@ const (
 // begin fills in s, a stream of the request r, and counts and lists it.
 func (s *stream) begin(a *asked, r *http.Request, c carrier) error {
 	a.held(&s.held, r, c)
-	s.session = rand.Text()
+	s.session, s.granted = rand.Text(), a.granted
 	if s.style.Value().Format == wire.WS {
 		s.socket = &socket{accept: a.accept}
 	}

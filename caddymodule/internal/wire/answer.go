@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -176,6 +179,38 @@ func FieldList(fields []string) string {
 		}
 	}
 	return b.String()
+}
+
+// MaxFieldList is how many bytes a list of fields may have that is read.
+const MaxFieldList = 8 << 10
+
+// ReadFieldList reads a list of fields in the lines of a header, as FieldList writes
+// it: at most MaxFields, each once. There may be none.
+func ReadFieldList(said []string) ([]string, error) {
+	list := strings.Join(said, ",")
+	if len(list) > MaxFieldList {
+		return nil, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(list), MaxFieldList)
+	}
+	var fields []string
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.Trim(part, " \t"); part == "" {
+			continue
+		}
+		name, err := url.PathUnescape(part)
+		if err != nil {
+			return nil, err
+		}
+		if err := CheckName(name); err != nil {
+			return nil, fmt.Errorf("the name of the field %.80q %w", name, err)
+		}
+		if !slices.Contains(fields, name) {
+			fields = append(fields, strings.Clone(name)) // else it keeps the whole header
+		}
+		if len(fields) > MaxFields {
+			return nil, errTooMany
+		}
+	}
+	return fields, nil
 }
 
 // OK is the body that says that a publication succeeded.

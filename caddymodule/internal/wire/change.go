@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/json"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -78,8 +77,8 @@ func ReadChange(route HoldRoute, body string) (Change, *Error) {
 // Check reports what is to be watched that the route does not allow.
 func (c *Change) Check(route HoldRoute) *Error {
 	for _, name := range c.Watch {
-		if !route.Allows(name) {
-			return notAllowed(name)
+		if e := route.check(name); e != nil {
+			return e
 		}
 	}
 	return nil
@@ -122,11 +121,6 @@ func (c *Change) Apply(fields []string) ([]string, *Error) {
 }
 
 var errTooMany = badRequest("a request may watch at most %d fields", MaxFields)
-
-// notAllowed is the answer to a request for a field that its route does not have.
-func notAllowed(name string) *Error {
-	return Errorf(http.StatusForbidden, "the field %q may not be watched here; to allow it, add `field %s` to the hold block of this route", name, name)
-}
 
 // Watched returns what a client is told of what its stream watches now.
 func Watched(cursor store.Cursor, fields []string) []byte {

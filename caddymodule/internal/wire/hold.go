@@ -19,8 +19,31 @@ const HoldMethods = "GET, HEAD"
 // HoldRoute is what a route lets a request ask for.
 type HoldRoute struct {
 	Plain   []string               // names without a wildcard, in order
+	All     bool                   // of Plain is watched by a request that names none, not the first
 	Allows  func(name string) bool // whether a request may watch a field
 	Formats []Format               // the first is the default
+}
+
+// Only returns the route as it is for who may watch these fields of it, and no others.
+func (r *HoldRoute) Only(fields []string) HoldRoute {
+	return HoldRoute{
+		Plain:   fields,
+		All:     true,
+		Allows:  func(name string) bool { return slices.Contains(fields, name) },
+		Formats: r.Formats,
+	}
+}
+
+// check returns the answer to a request for a field that may not be watched.
+func (r *HoldRoute) check(name string) *Error {
+	switch {
+	case r.Allows(name):
+		return nil
+	case r.All:
+		return Errorf(http.StatusForbidden, "the field %q is not among those that the application lets you watch here", name)
+	default:
+		return Errorf(http.StatusForbidden, "the field %q may not be watched here; to allow it, add `field %s` to the hold block of this route", name, name)
+	}
 }
 
 // Hold is what a request to a hold route asks for.
@@ -93,8 +116,8 @@ func readFields(route HoldRoute, pairs []pair) ([]string, *Error) {
 		}
 	}
 	for _, name := range fields {
-		if !route.Allows(name) {
-			return nil, notAllowed(name)
+		if e := route.check(name); e != nil {
+			return nil, e
 		}
 	}
 	if len(fields) > 0 {
@@ -108,6 +131,9 @@ func readFields(route HoldRoute, pairs []pair) ([]string, *Error) {
 	}
 	if len(fields) > 0 {
 		return fields, nil
+	}
+	if route.All {
+		return route.Plain, nil
 	}
 	if len(route.Plain) == 0 {
 		return nil, badRequest("say what to watch: ?field=NAME")

@@ -71,6 +71,31 @@ func TestWhatARequestWatches(t *testing.T) {
 	}
 }
 
+func TestARequestWatchesAllThatItMay(t *testing.T) {
+	route := testRoute("id", "news")
+	only := route.Only([]string{"board/7", "news"})
+	for query, want := range map[string]string{
+		"":                         "board/7 news",
+		"other=1":                  "board/7 news",
+		"board/7=3":                "board/7",
+		"field=news":               "news",
+		"field=news&field=board/7": "news board/7",
+		"field=id":                 "",
+		"field=board/8":            "",
+	} {
+		h, e := ReadHold(only, "GET", query, nil)
+		if got := strings.Join(h.Query.Fields, " "); got != want || statusOf(e) != map[bool]int{true: http.StatusForbidden}[want == ""] {
+			t.Errorf("?%s: %q, %v; want %q", query, got, e, want)
+		}
+		if e != nil && strings.Contains(e.Detail, "add `field") {
+			t.Errorf("?%s: it is told to change the Caddyfile: %s", query, e.Detail)
+		}
+	}
+	if _, e := ReadChange(only, `{"watch":["news","id"]}`); statusOf(e) != http.StatusForbidden {
+		t.Errorf("a stream may watch more: %v", e)
+	}
+}
+
 func TestWhatARequestHasSeen(t *testing.T) {
 	cursor := store.Cursor{Epoch: "epoch", Position: 7}
 	other := store.Cursor{Epoch: "other", Position: 8}
@@ -384,6 +409,67 @@ func TestHeadersCarryAnyName(t *testing.T) {
 	if got := FieldList([]string{"id", "a b,c%", "é\x7f"}); got != "id, a%20b%2Cc%25, %C3%A9%7F" {
 		t.Error(got)
 	}
+}
+
+func TestReadFieldList(t *testing.T) {
+	long := strings.Repeat("x", MaxName)
+	for name, c := range map[string]struct {
+		said   []string
+		want   []string
+		reason string
+	}{
+		"one":             {[]string{"inbox/42"}, []string{"inbox/42"}, ""},
+		"several":         {[]string{"id, a%20b%2Cc%25,\tinbox%2f42", "%C3%A9", "ü+"}, []string{"id", "a b,c%", "inbox/42", "é", "ü+"}, ""},
+		"each once":       {[]string{"id,id", "id"}, []string{"id"}, ""},
+		"none":            {[]string{"", " , "}, nil, ""},
+		"no escape":       {[]string{"id, a%z"}, nil, "invalid URL escape"},
+		"a control":       {[]string{"id, a%0Ab"}, nil, "has a control character"},
+		"not UTF-8":       {[]string{"%ff"}, nil, "is not UTF-8"},
+		"a long name":     {[]string{long + "x"}, nil, "has 256 bytes"},
+		"all that may be": {[]string{numbered(MaxFields)}, strings.Split(numbered(MaxFields), ","), ""},
+		"a field more":    {[]string{numbered(MaxFields), "b"}, nil, "at most 64 fields"},
+		"a byte more":     {[]string{strings.Repeat(",", MaxFieldList+1)}, nil, "has 8193 bytes"},
+	} {
+		got, err := ReadFieldList(c.said)
+		if (err != nil) != (c.reason != "") || err != nil && !strings.Contains(err.Error(), c.reason) {
+			t.Errorf("%s: %v; want %q", name, err, c.reason)
+		}
+		if diff := cmp.Diff(c.want, got); err == nil && diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// numbered returns a list of n fields.
+func numbered(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprint("board/", i)
+	}
+	return strings.Join(names, ",")
+}
+
+func FuzzReadFieldList(f *testing.F) {
+	f.Add("id, a%20b%2Cc%25", "%C3%A9%7F,,")
+	f.Add("a%0Ab", "%")
+	f.Fuzz(func(t *testing.T, first, second string) {
+		fields, err := ReadFieldList([]string{first, second})
+		if err != nil {
+			return
+		}
+		if len(fields) > MaxFields {
+			t.Fatalf("%d fields", len(fields))
+		}
+		for _, name := range fields {
+			if err := CheckName(name); err != nil {
+				t.Fatalf("%q %v", name, err)
+			}
+		}
+		written := FieldList(fields)
+		if again, err := ReadFieldList([]string{written}); len(written) <= MaxFieldList && (err != nil || !slices.Equal(again, fields)) {
+			t.Fatalf("%q was written as %q, and is read as %q, %v", fields, written, again, err)
+		}
+	})
 }
 
 func FuzzAnswer(f *testing.F) {
