@@ -146,6 +146,11 @@ func parseParking(s string) (string, error) {
 //	        field       <names...>
 //	        signed      <keys...>
 //	        ask         <uri> [for <duration>]
+//	        forward
+//	        seen        <placeholders...>
+//	        on_timeout  forward|204|304
+//	        share       [public] [by <headers...>]
+//	        pace        [<requests>/s|m|h] [<requests at once>]
 //	        timeout     <duration>[-<duration>]
 //	        formats     <formats...>
 //	        retry       <duration>[-<duration>]
@@ -546,7 +551,7 @@ func (p *directive) parseHold() (caddyhttp.MiddlewareHandler, error) {
 		if len(fields) == 0 {
 			fields = defaultFields
 		}
-		if err := forward.check(fields); err != nil {
+		if err := forward.check(fields, handler.Ask != nil); err != nil {
 			return nil, p.WrapErr(err)
 		}
 	}
@@ -573,7 +578,7 @@ func parseAsk(args []string) (*Ask, error) {
 // What goes with forward alone, and what does not go with it.
 var (
 	forwardOptions = []string{"seen", "on_timeout", "share", "pace"}
-	answerOptions  = []string{"signed", "ask", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
+	answerOptions  = []string{"signed", "formats", "raw_timeout", "heartbeat", "stream_max", "buffer", "cors"}
 )
 
 // parseOnTimeout reads what becomes of a forwarded request on a timeout.

@@ -27,7 +27,8 @@ import (
 // then. Requests of other methods than GET and HEAD, and those that ask for an
 // upgrade, go on at once.
 //
-// A request watches the fields of the route. What it has seen of them is said by the
+// A request watches the fields of the route or, of these, what the application says when
+// it is asked. What it has seen of them is said by the
 // header Comet-Cursor, which every response has, or by value. When that says nothing,
 // or something is newer, or there is a gap, it goes on at once.
 //
@@ -82,10 +83,10 @@ func (h *Hold) provisionForward() error {
 	if f == nil {
 		return nil
 	}
-	if h.Signed != nil || h.Ask != nil || h.CORS != nil {
-		return errors.New("signed, ask and cors are about answers of Comet, and with forward the application answers")
+	if h.Signed != nil || h.CORS != nil {
+		return errors.New("signed and cors are about answers of Comet, and with forward the application answers")
 	}
-	if err := f.check(h.Fields); err != nil {
+	if err := f.check(h.Fields, h.Ask != nil); err != nil {
 		return err
 	}
 	if p := f.Pace; p != nil {
@@ -98,9 +99,13 @@ func (h *Hold) provisionForward() error {
 	return nil
 }
 
-// check returns what is wrong with the options of a route on fields.
-func (f *Forward) check(fields []string) error {
-	if n := len(f.Seen); n > 0 && n != len(fields) {
+// check returns what is wrong with the options of a route on fields, of which the
+// application may be asked.
+func (f *Forward) check(fields []string, asks bool) error {
+	switch n := len(f.Seen); {
+	case n > 0 && asks:
+		return errors.New("with ask the application says which fields a request watches, so seen cannot say what was seen of each: have clients return Comet-Cursor")
+	case n > 0 && n != len(fields):
 		return fmt.Errorf("seen says %d values, and the number of fields is %d: give one for each, in their order, or none and have clients return Comet-Cursor", n, len(fields))
 	}
 	switch f.OnTimeout {
@@ -109,8 +114,8 @@ func (f *Forward) check(fields []string) error {
 		return fmt.Errorf("on_timeout is forward, 204 or 304, not %d", f.OnTimeout)
 	}
 	for _, field := range fields {
-		if p, err := parsePattern(field); err != nil || !p.isPlain() {
-			return fmt.Errorf("a route that forwards watches all its fields, and %s has a star", field)
+		if p, err := parsePattern(field); err != nil || !p.isPlain() && !asks {
+			return fmt.Errorf("a route that forwards watches all its fields, and %s has a star: name them, or have the application say which, with ask", field)
 		}
 	}
 	if f.Share != nil {
@@ -191,9 +196,23 @@ func (v *crossing) begin() {
 			return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
 		}
 		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r)}
-		a.query.Fields = route.Plain
 		nothing := false
 		a.query.Since, nothing = h.Forward.since(r, len(route.Plain))
+		if !nothing {
+			cookies := w.Header()["Set-Cookie"]
+			ok := false
+			if route, ok, err = h.ask(w, r, route); !ok {
+				setAnswered(w)
+				return err
+			}
+			if w.Header()["Set-Cookie"] = cookies; cookies == nil { // the application will set its own
+				w.Header().Del("Set-Cookie")
+			}
+			if len(route.Plain) == 0 {
+				return h.fail(w, r, http.StatusBadGateway, errNoFields)
+			}
+		}
+		a.query.Fields = route.Plain
 		result := h.pool.store.Read(a.query)
 		if result.NewEpoch && !h.pool.gaps.Allow() {
 			h.spreadGap(r)
@@ -233,6 +252,10 @@ func (v *crossing) begin() {
 	}()
 }
 
+// errNoFields is the error of a request of which the application does not say what it
+// watches, where the route does not either.
+var errNoFields = errors.New("the fields of the route have stars, and the response to `ask` has no Comet-Fields to say which of them a request watches")
+
 // forwardStyle is the style of a request that the application answers.
 var forwardStyle = unique.Make(wire.Style{Format: "forward"})
 
@@ -254,7 +277,7 @@ func (f *Forward) since(r *http.Request, fields int) (since store.Since, nothing
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	seen := make([]store.Seen, fields)
 	nothing = true
-	for i, placeholder := range f.Seen[:min(len(f.Seen), fields)] {
+	for i, placeholder := range f.Seen {
 		value := repl.ReplaceAll(placeholder, "")
 		seen[i] = store.Seen{Value: value, Given: value != ""}
 		nothing = nothing && value == ""
@@ -327,7 +350,9 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 func (p *passage) tell(header http.Header) {
 	header.Set(headerOutcome, p.why.String())
 	if p.message == nil {
-		header.Set(headerField, wire.FieldList(p.fields))
+		if len(p.fields) > 0 {
+			header.Set(headerField, wire.FieldList(p.fields))
+		}
 		return
 	}
 	header.Set(headerField, wire.FieldList([]string{p.message.Field}))

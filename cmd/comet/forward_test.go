@@ -616,3 +616,64 @@ func TestPaceBoundsHowFastTheyGoOn(t *testing.T) {
 		t.Errorf("%d requests went on in %s, at 50 a second", app.count(), took)
 	}
 }
+
+// The application says what a request watches, and then answers it.
+func TestTheApplicationSaysWhatAForwardedRequestWatches(t *testing.T) {
+	t.Parallel()
+	_, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+		user, err := r.Cookie("user")
+		switch {
+		case r.URL.Path != "/may":
+			fmt.Fprint(w, r.Header.Get("Comet-Outcome"), " ", r.Header.Get("Comet-Field"))
+		case err != nil:
+			http.Error(w, "log in", http.StatusUnauthorized)
+		case user.Value != "all":
+			w.Header().Set("Comet-Fields", "inbox/"+user.Value)
+		}
+	})
+	for _, by := range forwardedByAll[:4] {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			body := `
+	comet {
+		publish /config
+		hold /inbox {
+			field inbox/*
+			ask /may
+			forward
+		}
+	}
+	reverse_proxy {$APP}
+`
+			s := comettest.Start(t, comettest.Global("")+"http://127.0.0.1:{$HTTP} {\n"+body+"}\nhttps://localhost:{$HTTPS} {\n\ttls internal\n"+body+"}\n",
+				append(by.opts, comettest.Env("APP", address))...)
+			cursor := comettest.Publish(t, s, "inbox/ann=1&inbox/bob=1").Cursor()
+			ask := func(cookie, cursor string) request {
+				return request{URL: by.url(s, "/inbox"), Client: by.client(t, s), Header: map[string]string{"Cookie": cookie, "Comet-Cursor": cursor}}
+			}
+			ann := comettest.HoldOn(t, s, ask("user=ann", cursor), "inbox/ann")
+			bob := comettest.HoldOn(t, s, ask("user=bob", cursor), "inbox/bob")
+			comettest.Publish(t, s, "inbox/bob=2")
+			if a := comettest.Await(t, bob); a.Status != 200 || a.Body != "wake inbox/bob" {
+				t.Errorf("bob got %s", a)
+			}
+			comettest.Publish(t, s, "inbox/ann=2")
+			if a := comettest.Await(t, ann); a.Status != 200 || a.Body != "wake inbox/ann" {
+				t.Errorf("ann got %s", a)
+			}
+			for _, c := range []struct {
+				cookie, cursor string
+				status         int
+				body           string
+			}{
+				{"", cursor, 401, "log in\n"},
+				{"", "", 200, "now "}, // of what has seen nothing only the application knows
+				{"user=all", cursor, 502, ""},
+			} {
+				if a := s.Do(t, ask(c.cookie, c.cursor)); a.Status != c.status || a.Body != c.body {
+					t.Errorf("%q, %q: got %s; want %d %q", c.cookie, c.cursor, a, c.status, c.body)
+				}
+			}
+		})
+	}
+}
