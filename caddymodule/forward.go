@@ -170,7 +170,7 @@ type crossing struct {
 }
 
 func (v *crossing) proceed() {
-	more := false
+	var more bool
 	if v.passage, more, v.err = v.wait.proceed(v.w); !more {
 		v.wait = nil
 	}
@@ -196,11 +196,11 @@ func (v *crossing) begin() {
 			return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
 		}
 		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r)}
-		nothing := false
+		var nothing bool
 		a.query.Since, nothing = h.Forward.since(r, len(route.Plain))
 		if !nothing {
 			cookies := w.Header()["Set-Cookie"]
-			ok := false
+			var ok bool
 			if route, ok, err = h.ask(w, r, route); !ok {
 				setAnswered(w)
 				return err

@@ -111,7 +111,7 @@ func (s Style) Head(session string, retry, heartbeat time.Duration, first store.
 func (s Style) End(retry time.Duration) []byte {
 	switch s.Format {
 	case SSE:
-		return append(retryLine(retry), '\n')
+		return retryLine(retry) // without an empty line, which fetch-event-source takes for an event
 	case Multipart:
 		return nil // a closing boundary would put an empty part in place of the last one
 	case WS: // 1001, after which clients come back
@@ -132,7 +132,7 @@ func (s Style) Heartbeat() []byte {
 	case s.Wrap:
 		return []byte("event: comet-heartbeat\ndata: {}\n\n")
 	case s.Format == SSE:
-		return []byte(":\n\n")
+		return []byte(":\n") // as in End
 	case s.Format == Multipart:
 		return []byte("Comet-Heartbeat:\r\n") // into the head of the part to come
 	case s.Format == Iframe:

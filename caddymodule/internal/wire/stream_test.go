@@ -167,14 +167,14 @@ func TestWhatStreamsTellBesideMessages(t *testing.T) {
 	}{
 		{
 			Style{Format: SSE},
-			"retry: 1500\nevent: comet-session\ndata: " + head + "\n\n", ":\n\n", "retry: 1500\n\n",
+			"retry: 1500\nevent: comet-session\ndata: " + head + "\n\n", ":\n", "retry: 1500\n",
 			"id: e.9\n\n", "id: e.9\nevent: comet-missed\ndata: " + missed + "\n\n",
 			"id: e.6\nevent: comet-missed\ndata: " + before + "\n\nid: e.7\ndata: 1\n\nid: e.9\ndata: 2\n\n",
 			"id: e.7\ndata: 1\n\nid: e.8\n\n",
 		},
 		{
 			Style{Format: SSE, Wrap: true},
-			"retry: 1500\nevent: comet-session\ndata: " + beats + "\n\n", "event: comet-heartbeat\ndata: {}\n\n", "retry: 1500\n\n",
+			"retry: 1500\nevent: comet-session\ndata: " + beats + "\n\n", "event: comet-heartbeat\ndata: {}\n\n", "retry: 1500\n",
 			"id: e.9\n\n", "id: e.9\nevent: comet-missed\ndata: " + missed + "\n\n",
 			"id: e.6\nevent: comet-missed\ndata: " + before + "\n\nid: e.7\ndata: " + first + "\n\nid: e.9\ndata: " + second + "\n\n",
 			"id: e.7\ndata: " + first + "\n\nid: e.8\n\n",
