@@ -3,6 +3,8 @@ package main_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -104,8 +106,14 @@ func TestUnchangedDokuWiki(t *testing.T) {
 	wiki := &dokuwiki{startApplicationBehind(t, "/usr/share/dokuwiki", "wiki.example.com", readText(t, recipe(t, "touch.caddyfile"))+door)}
 	wiki.setUp(t, fpm)
 	t.Run("publishes by its form", wiki.publishesByItsForm)
-	wiki.Reload(t, wiki.configured(t, readText(t, recipe(t, "wiki.caddyfile"))+door, "/etc/caddy", testdataDir(t, "recipes")))
+	wiki.follow(t, "wiki.caddyfile")
 	t.Run("shows a page anew when it is saved", wiki.showsAnew)
+}
+
+// follow goes on with a Caddyfile that has pages followed by a script.
+func (a *application) follow(t *testing.T, name string) {
+	t.Helper()
+	a.Reload(t, a.configured(t, readText(t, recipe(t, name))+door, "/etc/caddy", testdataDir(t, "recipes")))
 }
 
 func (wiki *dokuwiki) publishesByItsForm(t *testing.T) {
@@ -177,4 +185,38 @@ func (wiki *dokuwiki) showsAnew(t *testing.T) {
 	if !bob.is(t, "document.querySelector('#wiki__text').value === 'what bob is writing'") {
 		t.Error("bob does not have what he was writing")
 	}
+}
+
+// showsUnchanged has two visitors look at the front page of a WordPress as it is.
+func (blog *wordpress) showsUnchanged(t *testing.T) {
+	if err := os.Remove(filepath.Join(blog.site, "wp-content/mu-plugins/comet.php")); err != nil {
+		t.Fatal(err)
+	}
+	blog.follow(t, "blog.caddyfile")
+	browser := startBrowser(t)
+	blog.comment(t, 1, 0, "Bob", "Something that touches.")
+	ada := browser.open(t, "ada", desktop, blog.URL("/"))
+	bob := browser.open(t, "bob", phone, blog.URL("/"))
+	comettest.WaitSubscribers(t, blog.Server, "site", 2)
+
+	before := phpRequests(t, blog.dir)
+	began := time.Now()
+	post := blog.post(t, "A post for the front page")
+	saved := time.Now()
+	selector := fmt.Sprintf("main .post-%d", post)
+	for _, p := range []*page{ada, bob} {
+		p.call(t, "waitForSelector", selector)
+		t.Logf("%s has the post within %s after it was sent, which took %s", p.name, time.Since(began), saved.Sub(began))
+	}
+	// One to write, and one or two for both to read.
+	if asked := phpRequests(t, blog.dir) - before; asked > 3 {
+		t.Errorf("PHP had %d requests for one post and two visitors; want at most 3", asked)
+	}
+	ada.screenshot(t, "wordpress-unchanged")
+}
+
+// phpRequests counts what the PHP in dir has answered.
+func phpRequests(t *testing.T, dir string) int {
+	t.Helper()
+	return strings.Count(readText(t, filepath.Join(dir, "access.log")), "\n")
 }

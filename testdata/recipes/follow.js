@@ -5,11 +5,13 @@
 	document.head.append(Object.assign(document.createElement('script'), { src: own, async: false }));
 }
 
-follow('.mode_show #dokuwiki__content');
+// What is shown of a page in DokuWiki, and of the front page in WordPress.
+follow('.mode_show #dokuwiki__content, .home main');
 
-// follow asks for its page again, which Caddy holds until the page has changed, and takes over the part that a selector
-// finds. A page without such a part is left alone.
+// follow asks for its page again, which Caddy holds until something has changed, and takes over the part that a
+// selector finds. A page without such a part is left alone.
 async function follow(part) {
+	if (document.readyState === 'loading') await new Promise((resume) => addEventListener('DOMContentLoaded', resume));
 	const [page] = performance.getEntriesByType('navigation');
 	let cursor = page.serverTiming?.find(({ name }) => name === 'comet')?.description;
 	let leaves = new AbortController();
