@@ -151,6 +151,7 @@ func (a *App) server(ctx caddy.Context) *caddyhttp.Server {
 	if !a.servers[server] {
 		a.servers[server] = true
 		server.RegisterConnContext(withConn)
+		server.RegisterConnState(connState)
 		server.RegisterOnShutdown(func() {
 			if caddy.Exiting() {
 				drainAll(a.gracePeriod())

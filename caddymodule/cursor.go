@@ -70,8 +70,9 @@ func sentCursor(r *http.Request) string {
 }
 
 // tells reports whether an application may take a header of that name for one that
-// tells it something. CGI has `_` for a hyphen, and PHP for a space and a dot too, so
-// here all that are neither letters nor digits are alike.
+// tells it something. To CGI a hyphen is `_`, and to PHP a space and a dot are too, so
+// here all that are neither letters nor digits are alike. Caddy drops what has `_` or a
+// dot in its name before, unless it is told to expect that.
 func tells(name string) bool {
 	return slices.ContainsFunc(toldHeaders, func(header string) bool {
 		if len(name) != len(header) {
@@ -145,7 +146,7 @@ func (c *Cursor) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	if !t.timed {
 		t.timed = true
-		cw := &cursorWriter{told: t}
+		cw := &cursorWriter{told: t, request: r}
 		cw.begin(w, cw)
 		w = cw
 	}
@@ -157,19 +158,23 @@ func (c *Cursor) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 type cursorWriter struct {
 	headWriter
 
-	told *told
+	told    *told
+	request *http.Request
 }
 
 func (w *cursorWriter) beginHead() {
-	header := w.Header()
-	if w.told.cursor != "" && !w.answered && isPage(header.Get("Content-Type")) {
-		header.Add("Server-Timing", `comet;desc="`+w.told.cursor+`"`)
+	if w.told.cursor != "" && !w.answered && w.isPage() {
+		w.Header().Add("Server-Timing", `comet;desc="`+w.told.cursor+`"`)
 	}
 }
 
-// isPage reports whether a Content-Type is one of HTML.
-func isPage(contentType string) bool {
-	mediaType, _, _ := strings.Cut(contentType, ";")
+// isPage reports whether the response is HTML, or says that the client has the HTML
+// already: that is as of now, and would keep the cursor of when it was sent.
+func (w *cursorWriter) isPage() bool {
+	if w.status == http.StatusNotModified {
+		return strings.Contains(w.request.Header.Get("Accept"), "text/html")
+	}
+	mediaType, _, _ := strings.Cut(w.Header().Get("Content-Type"), ";")
 	mediaType = strings.TrimSpace(mediaType)
 	return strings.EqualFold(mediaType, "text/html") || strings.EqualFold(mediaType, "application/xhtml+xml")
 }

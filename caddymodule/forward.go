@@ -299,10 +299,13 @@ const maxTold = 4 << 10
 // answer to another one.
 func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
+	returnAfter(r)
 	if p.answer != nil {
 		setAnswered(w)
+		h.pool.metrics.shared.Inc()
 		return p.answer.send(w, r)
 	}
+	h.pool.metrics.asked.Inc()
 	defer p.lane.leave(p)
 	cursor := h.pool.store.Cursor()
 	p.lane.begin(p, cursor)

@@ -144,16 +144,38 @@ func (p *parkedForwarded) Answered(err error) {
 	}
 }
 
+// parkedConn returns the connection of a request, if it is one that was parked.
+func parkedConn(r *http.Request) *park.Conn {
+	served, _ := r.Context().Value(connKey{}).(net.Conn)
+	return park.Of(bare(served))
+}
+
 // passageOf takes the passage of a request that was held, and may go on now. It is nil
 // when there is none.
 func passageOf(r *http.Request) *passage {
-	served, _ := r.Context().Value(connKey{}).(net.Conn)
-	c := park.Of(bare(served))
+	c := parkedConn(r)
 	if c == nil {
 		return nil
 	}
 	p, _ := c.TakeTicket().(*passage)
 	return p
+}
+
+// returnAfter has the connection of a request wait for the next one parked, if it was
+// parked before.
+func returnAfter(r *http.Request) {
+	if c := parkedConn(r); c != nil {
+		c.Return()
+	}
+}
+
+// connState is told what becomes of the connections of servers.
+func connState(c net.Conn, state http.ConnState) {
+	if state == http.StateIdle {
+		if parked := park.Of(bare(c)); parked != nil {
+			parked.Await()
+		}
+	}
 }
 
 // head returns the head of a request as it came. It is nil when it is not there any

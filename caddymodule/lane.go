@@ -274,5 +274,37 @@ func (l *lane) leadOn(f *flight) {
 	}
 }
 
+// counts returns how many have a turn, and how many wait for one or for the answer to
+// another.
+func (l *lane) counts() (inside, waiting int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting = l.queue.Len()
+	for _, same := range l.shared {
+		waiting += len(same.now.with)
+		if same.next != nil {
+			waiting += 1 + len(same.next.with)
+		}
+	}
+	return l.inside, waiting
+}
+
+// forwarding returns the sums of counts, of the routes of the present configuration.
+func (p *pool) forwarding() (inside, waiting int) {
+	p.mu.Lock()
+	owner := p.owner
+	p.mu.Unlock()
+	if owner == nil {
+		return 0, 0
+	}
+	for _, h := range owner.holders {
+		if h.pool == p {
+			i, w := h.lane.counts()
+			inside, waiting = inside+i, waiting+w
+		}
+	}
+	return inside, waiting
+}
+
 // Lose implements park.Ticket.
 func (p *passage) Lose() { p.lane.leave(p) }

@@ -19,6 +19,12 @@ var (
 		Help:      "Requests to hold routes, by how they ended.",
 	}, []string{"store", "outcome"})
 
+	forwardRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "comet",
+		Name:      "forward_requests_total",
+		Help:      "Requests that went on to an application, by who answered them: the application, or another request to it whose answer was shared.",
+	}, []string{"store", "answer"})
+
 	publishRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "comet",
 		Name:      "publish_refused_total",
@@ -35,7 +41,7 @@ var (
 
 // registerMetrics registers the collectors with the registry of a configuration.
 func registerMetrics(registry prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{holdRequests, publishRefused, wakeSeconds, storeCollector{}} {
+	for _, c := range []prometheus.Collector{holdRequests, forwardRequests, publishRefused, wakeSeconds, storeCollector{}} {
 		if err := registry.Register(c); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 			return err
 		}
@@ -47,6 +53,7 @@ func registerMetrics(registry prometheus.Registerer) error {
 func forgetMetrics(name string) {
 	of := prometheus.Labels{"store": name}
 	holdRequests.DeletePartialMatch(of)
+	forwardRequests.DeletePartialMatch(of)
 	publishRefused.DeletePartialMatch(of)
 	wakeSeconds.DeletePartialMatch(of)
 }
@@ -56,10 +63,16 @@ func forgetMetrics(name string) {
 type holdMetrics struct {
 	requests [outcomes]prometheus.Counter // by outcome
 	wakes    prometheus.Observer
+	asked    prometheus.Counter // forwarded requests that the application answered
+	shared   prometheus.Counter // likewise, that were given the answer to another
 }
 
 func newHoldMetrics(store string) holdMetrics {
-	m := holdMetrics{wakes: wakeSeconds.WithLabelValues(store)}
+	m := holdMetrics{
+		wakes:  wakeSeconds.WithLabelValues(store),
+		asked:  forwardRequests.WithLabelValues(store, "application"),
+		shared: forwardRequests.WithLabelValues(store, "shared"),
+	}
 	for o := range m.requests {
 		m.requests[o] = holdRequests.WithLabelValues(store, outcome(o).String())
 	}
@@ -114,6 +127,13 @@ var storeMetrics = []storeMetric{
 		func(_ int, s store.Stats) float64 { return float64(s.EvictedFields) }),
 }
 
+var (
+	askingDesc = prometheus.NewDesc("comet_forward_asking",
+		"Requests that an application is answering, of those that went on to it.", []string{"store"}, nil)
+	queueDesc = prometheus.NewDesc("comet_forward_waiting",
+		"Requests that were woken and wait for their turn, or for the answer to another.", []string{"store"}, nil)
+)
+
 // Of all stores together, since connections are parked in one place.
 var (
 	parkedDesc = prometheus.NewDesc("comet_parked",
@@ -126,6 +146,8 @@ var (
 func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- parkedDesc
 	descs <- droppedDesc
+	descs <- askingDesc
+	descs <- queueDesc
 	for _, m := range storeMetrics {
 		descs <- m.desc
 	}
@@ -142,6 +164,9 @@ func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
 		for _, m := range storeMetrics {
 			metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(held, stats), p.name)
 		}
+		asking, waiting := p.forwarding()
+		metrics <- prometheus.MustNewConstMetric(askingDesc, prometheus.GaugeValue, float64(asking), p.name)
+		metrics <- prometheus.MustNewConstMetric(queueDesc, prometheus.GaugeValue, float64(waiting), p.name)
 		return true
 	})
 }

@@ -23,4 +23,8 @@ func parkingBusy() bool { return false }
 
 func passageOf(*http.Request) *passage { return nil }
 
+func returnAfter(*http.Request) {}
+
+func connState(net.Conn, http.ConnState) {}
+
 func wrapListener(ln net.Listener, _ *caddyhttp.Server) net.Listener { return ln }

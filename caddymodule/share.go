@@ -119,15 +119,13 @@ func (s *Share) serve(fw *forwardWriter, r *http.Request, next caddyhttp.Handler
 	sw := &sharingWriter{forwardWriter: fw, share: s, passage: p, before: maps.Clone(fw.Header()), header: fw.Header().Clone()}
 	err := sw.ask(r, next)
 	switch {
-	case err != nil && r.Context().Err() != nil: // its client left: another asks
+	case sw.passesOn:
+		return err
+	case r.Context().Err() != nil: // its client left, and another asks
 		return err
 	case err != nil:
-		if !sw.passesOn {
-			p.lane.share(p, &sharedAnswer{err: err})
-		}
+		p.lane.share(p, &sharedAnswer{err: err})
 		return fw.failed(err)
-	case sw.passesOn:
-		return nil
 	}
 	answer := sw.answer()
 	p.lane.share(p, answer)

@@ -13,8 +13,9 @@ import (
 	"github.com/caddy-comet/caddy-comet/cmd/internal/comettest"
 )
 
-// startPHPPages starts comet before a PHP, and returns the folder of its pages.
-func startPHPPages(t *testing.T, fpm, site string, opts ...comettest.Option) (s *comettest.Server, pages string) {
+// startPHPPages starts comet before a PHP, with more global options and more in the
+// site, and returns the folder of its pages.
+func startPHPPages(t *testing.T, fpm, global, site string, opts ...comettest.Option) (s *comettest.Server, pages string) {
 	t.Helper()
 	// PHP does not run as the user who tests. A socket's path must be short.
 	dir, err := os.MkdirTemp("", "comet-")
@@ -27,12 +28,12 @@ func startPHPPages(t *testing.T, fpm, site string, opts ...comettest.Option) (s 
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, pages} { // whatever the umask
-		if err := os.Chmod(path, 0o777); err != nil { //nolint:gosec // PHP makes its database there
+		if err := os.Chmod(path, 0o777); err != nil { // PHP makes its database there
 			t.Fatal(err)
 		}
 	}
 	socket, stopPHP := startPHP(t, fpm, dir, "env[DATABASE] = sqlite:"+filepath.Join(dir, "messages.sqlite"))
-	s = comettest.Start(t, comettest.Global("")+"http://127.0.0.1:{$HTTP} {\n"+site+`
+	s = comettest.Start(t, comettest.Global(global)+"http://127.0.0.1:{$HTTP} {\n"+site+`
 	root {$PAGES}
 	php_fastcgi unix/{$PHP_SOCKET}
 	file_server
@@ -44,14 +45,18 @@ func startPHPPages(t *testing.T, fpm, site string, opts ...comettest.Option) (s 
 
 func putPage(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // for PHP
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestPHPIsToldTheCursorAndNothingOfAClient(t *testing.T) {
 	t.Parallel()
-	s, pages := startPHPPages(t, findPHP(t), open)
+	// Caddy itself drops names with a dot or `_` in them, unless it is told to expect such.
+	s, pages := startPHPPages(t, findPHP(t), `servers {
+		expected_underscore_headers comet_*
+		expected_dot_headers comet.*
+	}`, open)
 	putPage(t, filepath.Join(pages, "index.php"), `<?php
 foreach ($_SERVER as $name => $value) {
 	if (preg_match('/^HTTP_COMET/', $name)) echo "$name=$value\n";
@@ -60,7 +65,7 @@ foreach ($_SERVER as $name => $value) {
 	putPage(t, filepath.Join(pages, "plain.html"), "<!doctype html>\n")
 	comettest.Publish(t, s, "id=1")
 	cursor := now(t, s)
-	for _, spelling := range []string{"Comet-Cursor", "Comet_Cursor", "COMET_CURSOR", "comet-cursor", "Comet.Cursor", "Comet-Field", "Comet_Outcome", "Comet.Value_Omitted"} {
+	for _, spelling := range []string{"Comet-Cursor", "Comet_Cursor", "COMET_CURSOR", "comet-cursor", "Comet.Cursor", "Comet-Field", "Comet_Outcome", "Comet.Value"} {
 		for range 3 { // the environment is in no order
 			a := s.Do(t, request{URL: s.URL("/"), Header: map[string]string{spelling: "theirs"}})
 			if want := "HTTP_COMET_CURSOR=" + cursor + "\n"; a.Body != want {
@@ -94,7 +99,7 @@ func TestRecipesForACursorLeaveNoGapAfterThePage(t *testing.T) {
 		http.Redirect(w, r, "/client.js", http.StatusFound)
 	}))
 	t.Cleanup(gate.Close)
-	s, pages := startPHPPages(t, fpm, `
+	s, pages := startPHPPages(t, fpm, "", `
 	comet {
 		publish /config
 		hold /push {
@@ -119,12 +124,16 @@ $db->exec("INSERT INTO messages VALUES (1, '1: <before> the page')");
 	for name, before := range map[string]string{"cursor.php": "1: <before> the page|", "cursor.html": ""} {
 		putPage(t, filepath.Join(pages, name), readText(t, recipe(t, name)))
 		p := b.open(t, name, desktop, "about:blank")
-		loaded := p.start(t, "goto", s.URL("/"+name))
-		select {
-		case <-asked:
-		case <-time.After(comettest.Deadline):
-			t.Fatalf("%s does not load its script", name)
+		await := func(what string) {
+			t.Helper()
+			select {
+			case <-asked:
+			case <-time.After(comettest.Deadline):
+				t.Fatalf("%s does not load %s", name, what)
+			}
 		}
+		loaded := p.start(t, "goto", s.URL("/"+name))
+		await("its script")
 		publish(`{"id":2,"text":"2"}`)
 		publish(`{"id":3,"text":"3"}`)
 		pass <- struct{}{}
@@ -140,6 +149,15 @@ $db->exec("INSERT INTO messages VALUES (1, '1: <before> the page')");
 		shows("2|3")
 		publish(`{"id":4,"text":"4"}`)
 		shows("2|3|4")
+
+		// The browser asks whether what it has is still the page.
+		loaded = p.start(t, "reload")
+		await("its script again")
+		publish(`{"id":5,"text":"5"}`)
+		publish(`{"id":6,"text":"6"}`)
+		pass <- struct{}{}
+		p.await(t, "the page again", loaded)
+		shows("5|6")
 		p.call(t, "close")
 	}
 }

@@ -93,7 +93,8 @@ func TestAnApplicationAndItsPagesAreToldTheCursor(t *testing.T) {
 		}
 		wantTiming(t, ask("HEAD", "/?type=text%2Fhtml", nil), after)
 		wantTiming(t, ask("POST", "/?type=application%2Fxhtml%2Bxml", nil), after)
-		wantTiming(t, ask("GET", "/unchanged", nil), "")
+		wantTiming(t, ask("GET", "/unchanged", map[string]string{"Accept": "text/html,*/*;q=0.8"}), after)
+		wantTiming(t, ask("GET", "/unchanged", map[string]string{"Accept": "image/avif,*/*;q=0.8"}), "")
 		data := ask("GET", "/?type=application%2Fjson", nil)
 		wantTiming(t, data, "")
 		if got := toldHeader(t, data).Get("Comet-Cursor"); got != after {
@@ -122,7 +123,7 @@ func TestABodyThatAMatcherReadsGoesOnToTheApplication(t *testing.T) {
 	}
 }
 
-// All but the last directive's cursor handlers are before its hold.
+// What is in a handle comes after the routes of the site.
 func TestAHoldBehindAnotherDirectiveIsParkedAndTellsNoPage(t *testing.T) {
 	t.Parallel()
 	s := startTold(t, `
@@ -130,12 +131,15 @@ func TestAHoldBehindAnotherDirectiveIsParkedAndTellsNoPage(t *testing.T) {
 		store other
 		hold /other
 	}
-	comet {
-		publish /config
-		hold /push {
-			field id **
-			formats text json iframe
+	handle {
+		comet {
+			publish /config
+			hold /push {
+				field id **
+				formats text json iframe
+			}
 		}
+		reverse_proxy {$APP}
 	}`)
 	comettest.Publish(t, s, "id=1")
 	held := comettest.Hold(t, s, "id=1")

@@ -2,14 +2,20 @@ package main_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/caddy-comet/caddy-comet/cmd/internal/comettest"
 )
@@ -264,19 +270,16 @@ func TestALargeValueIsLeftOut(t *testing.T) {
 func TestAForwardedRequestComesAgainAsTheClientSentIt(t *testing.T) {
 	t.Parallel()
 	app, address := newAsked(t, nil)
+	hashed, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := comettest.Start(t, comettest.Global("")+`
 http://127.0.0.1:{$HTTP} {
 	header X-Site yes
 	log {
 		output stderr
 	}
-	basic_auth {
-		# "secret"
-		ann $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
-	}
-	request_header -Authorization
-	request_header +X-Added once
-	uri strip_prefix /site
 	comet {
 		publish /config
 		hold /site/* {
@@ -284,12 +287,47 @@ http://127.0.0.1:{$HTTP} {
 			forward
 		}
 	}
+	@site path /list* # as it is by then
+	basic_auth @site {
+		ann {$HASH}
+	}
+	request_header -Authorization
+	request_header +X-Added once
+	uri strip_prefix /site
 	reverse_proxy {$APP}
 }
-`, comettest.Env("APP", address))
-	_ = app
-	_ = s
-	t.Skip("to be written")
+`, comettest.Env("APP", address), comettest.Env("HASH", string(hashed)))
+	cursor := comettest.Publish(t, s, "list/ann=1").Cursor()
+	client := ownConnection(t, s)
+	for n := range 3 {
+		ask := request{URL: s.URL("/site/list?a=%20b"), Client: client, Header: map[string]string{
+			"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("ann:secret")), "Comet-Cursor": cursor, "X-Odd": "a  b",
+		}}
+		held := comettest.HoldOn(t, s, ask, "list/ann")
+		from := len(s.Logs())
+		comettest.Publish(t, s, "list/ann=2")
+		a := comettest.Await(t, held)
+		if a.Status != 200 || a.Header.Get("X-Site") != "yes" || app.count() != n+1 {
+			t.Fatalf("got %s, the application was asked %d times", a, app.count())
+		}
+		cursor = a.Cursor()
+		r := app.last(t)
+		if r.RequestURI != "/list?a=%20b" || r.Header.Get("X-Odd") != "a  b" || r.Header.Get("Authorization") != "" || !slices.Equal(r.Header["X-Added"], []string{"once"}) {
+			t.Errorf("the application was sent %s %v", r.RequestURI, r.Header)
+		}
+		line := s.WaitLogFrom(t, from, `"uri":"/site/list?a=%20b"`)
+		for _, has := range []string{`"user_id":"ann"`, `"status":200`, `"comet_outcome":"wake"`, `"comet_held":`, `"comet_field":["list/ann"]`} {
+			if !strings.Contains(line, has) {
+				t.Errorf("the access log says %s; want %s", line, has)
+			}
+		}
+		if lines := strings.Count(s.Logs()[from:], `"uri":"/site/list`); lines != 1 {
+			t.Errorf("the access log has %d lines of it", lines)
+		}
+	}
+	if a := s.Do(t, request{URL: "/site/list"}); a.Status != 401 {
+		t.Errorf("without a password: %s", a)
+	}
 }
 
 func TestAForwardedRequestWhoseClientLeavesIsForgotten(t *testing.T) {
@@ -316,5 +354,265 @@ func TestAForwardedRequestWhoseClientLeavesIsForgotten(t *testing.T) {
 				t.Errorf("the application was asked %d times", app.count())
 			}
 		})
+	}
+}
+
+// crowdOf has n clients of one kind held, each on a connection of its own, and returns
+// where their answers come.
+func crowdOf(t *testing.T, s *comettest.Server, by forwardedBy, n int, header func(i int) map[string]string) chan comettest.Answer {
+	t.Helper()
+	return crowdAt(t, s, by, "/list", n, header)
+}
+
+func crowdAt(t *testing.T, s *comettest.Server, by forwardedBy, path string, n int, header func(i int) map[string]string) chan comettest.Answer {
+	t.Helper()
+	before, _ := comettest.Subscribers(t, s, "list")
+	answers := make(chan comettest.Answer, 2*n)
+	for i := range n {
+		client := by.client(t, s)
+		go func() {
+			a := s.Try(t.Context(), request{URL: by.url(s, path), Client: client, Header: header(i)})
+			client.CloseIdleConnections()
+			answers <- a
+		}()
+	}
+	comettest.WaitSubscribers(t, s, "list", before+n)
+	return answers
+}
+
+// each waits for n answers.
+func each(t *testing.T, answers <-chan comettest.Answer, n int, check func(comettest.Answer)) {
+	t.Helper()
+	for range n {
+		select {
+		case a := <-answers:
+			if a.Err != nil {
+				t.Fatal(a.Err)
+			}
+			check(a)
+		case <-time.After(2 * comettest.Deadline):
+			t.Fatal("not all were answered")
+		}
+	}
+}
+
+func TestOneRequestIsSharedByAllWhoAskTheSame(t *testing.T) {
+	t.Parallel()
+	for _, by := range forwardedByAll {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Add("Vary", "Cookie")
+				fmt.Fprintf(w, "for %s", r.Header.Get("Cookie"))
+			})
+			s := startForwarding(t, address, "share", by.opts...)
+			n, rounds := 100, 3
+			cursor := comettest.Publish(t, s, "list=0").Cursor()
+			for round := range rounds {
+				before := app.count()
+				answers := crowdOf(t, s, by, n, func(i int) map[string]string {
+					return map[string]string{"Comet-Cursor": cursor, "Cookie": fmt.Sprint("user=", i%2)}
+				})
+				comettest.Publish(t, s, fmt.Sprint("list=", round+1))
+				got := map[string]int{}
+				each(t, answers, n, func(a comettest.Answer) {
+					got[a.Body]++
+					cursor = a.Cursor()
+					if a.Status != 200 || cursor == "" || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/plain") {
+						t.Errorf("got %s", a)
+					}
+				})
+				if want := map[string]int{"for user=0": n / 2, "for user=1": n / 2}; !maps.Equal(got, want) {
+					t.Errorf("got %v; want %v", got, want)
+				}
+				if asked := app.count() - before; asked < 2 || asked > 4 {
+					t.Errorf("the application was asked %d times for two users", asked)
+				}
+			}
+		})
+	}
+}
+
+func TestWhatMustNotBeSharedIsNot(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.Header){
+		"a cookie is set":     func(h http.Header) { h.Set("Set-Cookie", "session=1") },
+		"private":             func(h http.Header) { h.Set("Cache-Control", "max-age=0, Private") },
+		"by another header":   func(h http.Header) { h.Set("Vary", "Accept-Encoding, X-Tenant") },
+		"by everything":       func(h http.Header) { h.Set("Vary", "*") },
+		"an event stream":     func(h http.Header) { h.Set("Content-Type", "text/event-stream") },
+		"large, with length":  func(h http.Header) { h.Set("Content-Length", strconv.Itoa(3<<20)) },
+		"large, unannounced":  func(http.Header) {},
+		"larger in one piece": func(h http.Header) { h.Set("X-Piece", "1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			size := 100
+			if strings.HasPrefix(name, "large") {
+				size = 3 << 20
+			}
+			app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+				answer(w.Header())
+				head := r.Header.Get("Cookie") + " "
+				fmt.Fprint(w, head, strings.Repeat("x", size-len(head)))
+			})
+			s := startForwarding(t, address, "share public")
+			n := 10
+			cursor := comettest.Publish(t, s, "list=0").Cursor()
+			answers := crowdOf(t, s, forwardedByAll[0], n, func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} })
+			comettest.Publish(t, s, "list=1")
+			each(t, answers, n, func(a comettest.Answer) {
+				if a.Status != 200 || len(a.Body) != size {
+					t.Errorf("got %d, %d bytes; want 200, %d", a.Status, len(a.Body), size)
+				}
+			})
+			if app.count() != n {
+				t.Errorf("the application was asked %d times", app.count())
+			}
+		})
+	}
+}
+
+func TestASharedRequestIsThatOfNobodyWhenItIsPublic(t *testing.T) {
+	t.Parallel()
+	app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%q %q", r.Header["Cookie"], r.Header["Authorization"])
+	})
+	s := startForwarding(t, address, "share public by X-Tenant")
+	cursor := comettest.Publish(t, s, "list=0").Cursor()
+	n := 20
+	answers := crowdOf(t, s, forwardedByAll[0], n, func(i int) map[string]string {
+		return map[string]string{"Comet-Cursor": cursor, "Cookie": fmt.Sprint("user=", i), "Authorization": "Bearer x", "X-Tenant": fmt.Sprint(i % 2)}
+	})
+	comettest.Publish(t, s, "list=1")
+	each(t, answers, n, func(a comettest.Answer) {
+		if a.Body != `[] []` {
+			t.Errorf("got %s", a)
+		}
+	})
+	if app.count() < 2 || app.count() > 4 {
+		t.Errorf("the application was asked %d times for two tenants", app.count())
+	}
+}
+
+// What is published while the application is being asked is told by another request.
+func TestWhatComesWhileTheApplicationAnswersIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	may := make(chan bool)
+	app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+		<-may
+		fmt.Fprint(w, r.Header.Get("Comet-Value"))
+	})
+	t.Cleanup(func() { close(may) })
+	s := startForwarding(t, address, "share")
+	cursor := comettest.Publish(t, s, "list=0").Cursor()
+	header := func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} }
+	first := crowdOf(t, s, forwardedByAll[0], 10, header)
+	comettest.Publish(t, s, "list=1")
+	comettest.Eventually(t, comettest.Deadline, func() bool { return app.count() == 1 })
+	cursor = now(t, s)
+	second := crowdOf(t, s, forwardedByAll[0], 10, header)
+	comettest.Publish(t, s, "list=2")
+	may <- true
+	each(t, first, 10, func(a comettest.Answer) {
+		if a.Body != "1" {
+			t.Errorf("the first got %s", a)
+		}
+	})
+	may <- true
+	each(t, second, 10, func(a comettest.Answer) {
+		if a.Body != "2" {
+			t.Errorf("the second got %s", a)
+		}
+	})
+	if app.count() != 2 {
+		t.Errorf("the application was asked %d times", app.count())
+	}
+}
+
+// Who asks for others may leave.
+func TestWhenTheOneWhoAsksLeavesTheOthersAreAnswered(t *testing.T) {
+	t.Parallel()
+	for _, by := range forwardedByAll[:4] {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Leaves") != "" {
+					<-r.Context().Done()
+					return
+				}
+				fmt.Fprint(w, "answer")
+			})
+			s := startForwarding(t, address, "share", by.opts...)
+			cursor := comettest.Publish(t, s, "list=0").Cursor()
+			ctx, leave := context.WithCancel(t.Context())
+			client := by.client(t, s)
+			left := make(chan comettest.Answer)
+			go func() {
+				left <- s.Try(ctx, request{URL: by.url(s, "/list"), Client: client, Header: map[string]string{"Comet-Cursor": cursor, "X-Leaves": "1"}})
+			}()
+			comettest.WaitSubscribers(t, s, "list", 1)
+			answers := crowdOf(t, s, by, 10, func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} })
+			comettest.Publish(t, s, "list=1")
+			comettest.Eventually(t, comettest.Deadline, func() bool { return app.count() == 1 })
+			if app.last(t).Header.Get("X-Leaves") == "" {
+				t.Skip("another was the first")
+			}
+			leave()
+			<-left
+			each(t, answers, 10, func(a comettest.Answer) {
+				if a.Body != "answer" {
+					t.Errorf("got %s", a)
+				}
+			})
+			if app.count() > 3 {
+				t.Errorf("the application was asked %d times", app.count())
+			}
+		})
+	}
+}
+
+func TestPaceBoundsHowManyGoOn(t *testing.T) {
+	t.Parallel()
+	for _, by := range forwardedByAll[:4] {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			app, address := newAsked(t, func(http.ResponseWriter, *http.Request) { time.Sleep(10 * time.Millisecond) })
+			s := startForwarding(t, address, "pace 4", by.opts...)
+			cursor, n := comettest.Publish(t, s, "list=0").Cursor(), 60
+			answers := crowdOf(t, s, by, n, func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} })
+			comettest.Publish(t, s, "list=1")
+			for range n / 2 { // who comes meanwhile waits behind them
+				client := by.client(t, s)
+				t.Cleanup(client.CloseIdleConnections)
+				go func() { answers <- s.Try(t.Context(), request{URL: by.url(s, "/list"), Client: client}) }()
+			}
+			each(t, answers, n+n/2, func(a comettest.Answer) {
+				if a.Status != 200 {
+					t.Errorf("got %s", a)
+				}
+			})
+			if app.count() != n+n/2 || app.most > 4 {
+				t.Errorf("the application was asked %d times, %d at once", app.count(), app.most)
+			}
+		})
+	}
+}
+
+func TestPaceBoundsHowFastTheyGoOn(t *testing.T) {
+	t.Parallel()
+	app, address := newAsked(t, nil)
+	s := startForwarding(t, address, "pace 50/s")
+	cursor, n := comettest.Publish(t, s, "list=0").Cursor(), 26
+	answers := crowdOf(t, s, forwardedByAll[0], n, func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} })
+	start := time.Now()
+	comettest.Publish(t, s, "list=1")
+	each(t, answers, n, func(a comettest.Answer) {
+		if a.Status != 200 {
+			t.Errorf("got %s", a)
+		}
+	})
+	if took := time.Since(start); took < 490*time.Millisecond || app.count() != n {
+		t.Errorf("%d requests went on in %s, at 50 a second", app.count(), took)
 	}
 }

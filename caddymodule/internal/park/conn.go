@@ -75,6 +75,10 @@ type Conn struct {
 	// Of a connection that comes from the gate to a server, which does not read yet.
 	entering atomic.Bool
 
+	// Whether its server waits for a further request, and it may come back. Not guarded:
+	// the server does one thing after the other.
+	awaits bool
+
 	// What was read from inner before a server asked for it. Not guarded, since
 	// only one reads at a time.
 	early []byte
@@ -91,6 +95,7 @@ type Conn struct {
 	listened bool // the guest is a Listener
 	listens  bool // and wants to hear more
 	more     bool // more of the answer follows what is written now
+	comes    bool // back to the lot, when its server closes it
 	last     bool // it is closed after the answer
 	guest    Guest
 	home     *Home // nil: every answer is the last
@@ -205,22 +210,9 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 		offsets, _ := trimOffsets()
 		trimTLS(c.inner.(*tls.Conn), offsets)
 	}
-	switch {
-	case c.gen == 0:
-		if err := c.lot.add(c); err != nil {
-			c.gen = 0
-			c.mu.Unlock()
-			return err
-		}
-	case c.disarmed:
-		if err := c.lot.control(unix.EPOLL_CTL_MOD, c, waitEvents); err != nil {
-			c.mu.Unlock()
-			return err
-		}
-		c.disarmed, c.readable = false, false
-	default:
-		// No event will tell of what its server has left unread.
-		c.readable = c.hasUnread()
+	if err := c.arm(); err != nil {
+		c.mu.Unlock()
+		return err
 	}
 	c.state, c.guest, c.home = waiting, g, home
 	c.listened, c.listens = false, false
@@ -231,6 +223,26 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 	c.mu.Unlock()
 	if left {
 		g.Leave()
+	}
+	return nil
+}
+
+// arm has the epoll set tell of the connection.
+func (c *Conn) arm() error {
+	switch {
+	case c.gen == 0:
+		if err := c.lot.add(c); err != nil {
+			c.gen = 0
+			return err
+		}
+	case c.disarmed:
+		if err := c.lot.control(unix.EPOLL_CTL_MOD, c, waitEvents); err != nil {
+			return err
+		}
+		c.disarmed, c.readable = false, false
+	default:
+		// No event will tell of what its server has left unread.
+		c.readable = c.hasUnread()
 	}
 	return nil
 }
@@ -644,9 +656,41 @@ func (c *Conn) unsent() int {
 	return n
 }
 
+// Await is to be called when the server of the connection begins to wait for a further
+// request. Without it nothing comes back after Return.
+func (c *Conn) Await() { c.awaits = c.taken.mayReturn() }
+
+// comeBack parks a connection for which its server waits no more.
+func (c *Conn) comeBack() bool {
+	c.taken.lose()
+	c.taken = nil
+	_ = c.inner.SetDeadline(time.Time{}) // the server may have left one
+	end := c.readEarly()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.comes = false
+	if c.state != serving || c.home == nil || c.home.Closed() || c.arm() != nil {
+		return false
+	}
+	c.hangup = c.hangup || end
+	c.guest, c.last = nil, false
+	c.lot.parked.Add(1)
+	c.settle()
+	return true
+}
+
 // Read implements net.Conn for the server that has the connection.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.entered() // not when it has read: a client may send a part of a TLS record
+	if c.awaits {
+		c.awaits = false
+		if _, err := c.peek(); errors.Is(err, unix.EAGAIN) && len(c.early) == 0 && !c.LotIsFull() {
+			c.mu.Lock()
+			c.comes = true
+			c.mu.Unlock()
+			return 0, io.EOF // so the server lets go of it
+		}
+	}
 	var (
 		n   int
 		err error
@@ -692,6 +736,13 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // read, another one is given the connection.
 func (c *Conn) Close() error {
 	c.mu.Lock()
+	if c.comes {
+		c.mu.Unlock()
+		if c.comeBack() {
+			return nil
+		}
+		c.mu.Lock()
+	}
 	if c.state != serving {
 		c.mu.Unlock()
 		return net.ErrClosed
@@ -703,7 +754,7 @@ func (c *Conn) Close() error {
 		then()
 		return nil
 	}
-	if c.home != nil && c.home.Closed() {
+	if c.home != nil && (c.home.Closed() || c.taken.hasTicket()) { // its home may be closed next
 		if request := c.taken.repeatable(); request != nil {
 			c.Unread(request)
 			c.mu.Unlock()

@@ -24,9 +24,13 @@ type taken struct {
 	bytes []byte
 	over  bool
 
+	total int // bytes that were read, whatever became of them
+
 	// Set by Keep.
 	kept func()
-	head int // what bytes begin with: the request that was kept
+	head int // what bytes begin with: the request that was kept, or after which it returns
+
+	returns bool // the connection, after the request
 
 	ticket Ticket // nil: there was none, or it was taken or lost
 }
@@ -50,6 +54,45 @@ func (c *Conn) TakeTicket() Ticket {
 	ticket := t.ticket
 	t.ticket = nil
 	return ticket
+}
+
+// Return has the connection come back to the lot after the request that its server is
+// handling, to wait there for a further one. It is without effect when something was
+// written already.
+func (c *Conn) Return() {
+	t := c.taken
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if end := EndOfHead(t.bytes); !t.over && end > 0 {
+		t.returns, t.head = true, end
+	}
+}
+
+// mayReturn reports whether the connection is to come back, now that its server waits
+// for a further request: if it has read nothing of that.
+func (t *taken) mayReturn() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	may := t.returns && t.total == t.head
+	t.returns = false
+	return may
+}
+
+// hasTicket reports whether there is a ticket that nobody has taken yet, so that no
+// handler has seen the request.
+func (t *taken) hasTicket() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ticket != nil
 }
 
 // lose tells a ticket that nobody will take it.
@@ -91,6 +134,7 @@ func (t *taken) add(p []byte) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.total += len(p)
 	if t.over = t.over || t.kept == nil && len(t.bytes)+len(p) > maxTaken; t.over {
 		t.bytes = nil
 		return
