@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -218,9 +220,7 @@ func (v *crossing) begin() {
 			h.spreadGap(r)
 			result = h.pool.store.Read(a.query)
 		}
-		if h.Forward.Share != nil {
-			a.key = h.Forward.Share.key(r)
-		}
+		a.key = h.Forward.key(r)
 		if nothing || result.Ready() || r.Method == http.MethodHead {
 			why := outcomeNow
 			if result.Missed != nil {
@@ -288,19 +288,30 @@ func (f *Forward) since(r *http.Request, fields int) (since store.Since, nothing
 // passage returns the way of the request to the application, for what there is to
 // tell.
 func (a *asked) passage(why outcome, result store.Result) *passage {
-	return newPassage(a.route, why, result, a.query.Fields, a.since, a.key)
+	p := newPassage(a.route, why, result, a.query.Fields, a.since)
+	p.shareBy(a.route.Forward.Share, a.key)
+	return p
 }
 
-func newPassage(route *Hold, why outcome, result store.Result, fields []string, since moment, key *shareKey) *passage {
+func newPassage(route *Hold, why outcome, result store.Result, fields []string, since moment) *passage {
 	p := &passage{lane: route.lane, why: why, fields: fields, at: result.Cursor, since: since}
-	if route.Forward != nil && route.Forward.Share != nil && key != nil {
-		of := key.with(why, fields)
-		p.key = &of
+	if route.Forward != nil {
+		p.share = route.Forward.Share
 	}
 	if n := len(result.Messages); n > 0 {
 		p.message = result.Messages[n-1]
 	}
 	return p
+}
+
+// shareBy gives p the key of its request, unless its route shares by something else.
+func (p *passage) shareBy(share *Share, key *shareKey) {
+	if key == nil || !p.share.equal(share) {
+		p.share = nil
+		return
+	}
+	of := key.with(p.why, p.fields)
+	p.key = &of
 }
 
 // quit gives up a request that was to wait for its turn.
@@ -321,29 +332,49 @@ const maxTold = 4 << 10
 // goOn has the application answer a request whose turn has come, or gives it the
 // answer to another one.
 func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
-	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
 	returnAfter(r)
+	defer p.lane.leave(p)
+	if p.share != nil && !h.Forward.Share.equal(p.share) { // it is another configuration by now
+		p.lane.share(p, nil)
+		p.share, p.answer = nil, nil
+	}
 	if p.answer != nil {
 		setAnswered(w)
+		h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
 		h.pool.metrics.shared.Inc()
 		return p.answer.send(w, r)
 	}
-	h.pool.metrics.asked.Inc()
-	defer p.lane.leave(p)
 	cursor := h.pool.store.Cursor()
-	p.lane.begin(p, cursor)
+	p.update(h.pool.store)
+	leads := p.lane.begin(p, cursor)
+	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
+	h.pool.metrics.asked.Inc()
 	r = tellApplication(r, cursor)
 	p.tell(r.Header)
-	share := h.Forward.Share
-	if share != nil && share.Public {
+	if share := h.Forward.Share; share != nil && share.Public {
 		r.Header.Del("Cookie")
 		r.Header.Del("Authorization")
 	}
 	fw := newForwardWriter(w, cursor)
-	if p.key == nil {
+	if !leads && p.lane.atOnce == 0 {
 		return fw.failed(next.ServeHTTP(fw, r))
 	}
-	return share.serve(fw, r, next, p)
+	return serveKept(fw, r, next, p, leads)
+}
+
+// update notes what has come while p waited for its turn, up to a cursor that was taken
+// before.
+func (p *passage) update(s *store.Store) {
+	if len(p.fields) == 0 {
+		return
+	}
+	later := s.Read(store.Query{Fields: p.fields, Since: store.SinceCursor(p.at)})
+	if n := len(later.Messages); n > 0 {
+		p.message = later.Messages[n-1]
+		if p.why == outcomeTimeout {
+			p.why = outcomeWake
+		}
+	}
 }
 
 // tell tells the application how it comes to be asked.
@@ -418,13 +449,27 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// headOf returns the head of a request of HTTP/1 as it came, from what there is of it
-// in the buffer that it was read from. It is nil when that is not all there.
-func headOf(buffered []byte, r *http.Request) []byte {
-	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	first := cmp.Or(sent.Method, r.Method) + " " + cmp.Or(sent.RequestURI, r.RequestURI) + " " + r.Proto
-	if line, _, _ := bytes.Cut(buffered, []byte("\n")); string(bytes.TrimSuffix(line, []byte("\r"))) != first {
-		return nil
+// maxAdded is how long the value of a header may be that a handler has added.
+const maxAdded = 1 << 10
+
+// isHeadOf reports whether b is the head that r came with. Handlers may have changed r
+// since. What is there may also be the end of a head of which a line was so long that
+// the rest came to where its beginning was; then that line is missing.
+func isHeadOf(b []byte, r *http.Request) bool {
+	came, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+	if err != nil {
+		return false
 	}
-	return buffered
+	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if came.Method != cmp.Or(sent.Method, r.Method) || came.RequestURI != cmp.Or(sent.RequestURI, r.RequestURI) || came.Host != r.Host || came.Proto != r.Proto {
+		return false
+	}
+	for name, values := range r.Header {
+		for _, value := range values {
+			if len(value) > maxAdded && !slices.Contains(came.Header[name], value) {
+				return false
+			}
+		}
+	}
+	return true
 }

@@ -18,8 +18,9 @@ import (
 type forwarded struct {
 	held // of which the waiter is its carrier
 
-	poke func() // has next called soon; does not block
-	key  *shareKey
+	poke func()    // has next called soon; does not block
+	key  *shareKey // nil: it is not shared
+	as   *Share    // that the key is by
 
 	mu      sync.Mutex // guards what follows
 	stage   stage
@@ -42,7 +43,7 @@ type ending struct {
 // turn already. Then it may be that it has something to do at once.
 func (f *forwarded) begin(a *asked, r *http.Request, w waiter, poke func()) error {
 	a.held(&f.held, r, w)
-	f.poke, f.key = poke, a.key
+	f.poke, f.key, f.as = poke, a.key, a.route.Forward.Share
 	f.watched = a.query.Fields
 	if err := f.pool.enter(&f.held); err != nil {
 		return err
@@ -175,7 +176,8 @@ func (f *forwarded) woken(route *Hold) (s ending, ok bool) {
 		}
 		why = outcomeTimeout
 	}
-	f.passage = newPassage(route, why, result, f.watched, f.since, f.key)
+	f.passage = newPassage(route, why, result, f.watched, f.since)
+	f.passage.shareBy(f.as, f.key)
 	f.watch, f.result, f.ended = nil, nil, false
 	return s, false
 }

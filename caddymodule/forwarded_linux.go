@@ -23,6 +23,7 @@ func (k *parking) forward(w http.ResponseWriter, r *http.Request, a asked) (*gor
 	if err := p.begin(&a, r, p, p.post); err != nil {
 		return nil, err
 	}
+	setAnswered(w)                              // by nobody yet
 	w.Header().Set("Cache-Control", "no-store") // of an answer without the application
 	err := k.take(c, r, a, &p.onWire, func(home *park.Home) { p.park(home, &a) })
 	if err != nil {
@@ -203,10 +204,10 @@ func (c candidate) head(r *http.Request) []byte {
 		return nil
 	}
 	b := all.Bytes()[:read.Int()]
-	if park.EndOfHead(b) != len(b) {
+	if park.EndOfHead(b) != len(b) || !isHeadOf(b, r) {
 		return nil
 	}
-	return headOf(bytes.Clone(b), r)
+	return bytes.Clone(b)
 }
 
 var (

@@ -89,7 +89,7 @@ type asked struct {
 	granted  []string     // all that the application lets it watch, where that has said so
 
 	// Of one that the application answers.
-	key   *shareKey // nil: it is not shared
+	key   *shareKey // nil: it is not shared, by the route that it came to
 	waits *passage  // it waits for its turn already; nil: it watches first
 	head  []byte    // as it came, where that is known
 }

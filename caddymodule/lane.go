@@ -34,9 +34,10 @@ type passage struct {
 	fields  []string
 	at      store.Cursor // where the store was when it was woken
 	since   moment
-	key     *shareKey // nil: it is not shared
+	share   *Share // nil: it is not shared
 
 	// Guarded by lane.mu.
+	key       *shareKey     // nil: it is not shared, or not any more
 	passenger passenger     // nil: it does not wait yet
 	granted   bool          // it may go
 	place     *list.Element // in the queue
@@ -204,13 +205,16 @@ func (l *lane) isGranted(p *passage) bool {
 	return p.granted
 }
 
-// begin notes that the application is asked now.
-func (l *lane) begin(p *passage, at store.Cursor) {
+// begin notes that the application is asked now. It reports whether its answer is for
+// others too.
+func (l *lane) begin(p *passage, at store.Cursor) (leads bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p.flight != nil {
-		p.flight.began, p.flight.at = true, at
+	if p.flight == nil {
+		return false
 	}
+	p.flight.began, p.flight.at = true, at
+	return true
 }
 
 // share ends the flight that p leads: all that follow are given the answer or, when
@@ -235,6 +239,7 @@ func (l *lane) land(p *passage, answer *sharedAnswer) (granted []*passage) {
 	for _, q := range f.with {
 		q.flight = nil
 		if answer == nil {
+			q.key = nil
 			l.push(q)
 			continue
 		}

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -61,19 +63,38 @@ func (s *Share) check() error {
 	return nil
 }
 
+// equal reports whether requests ask the same by the one that do by the other. Both may
+// be nil.
+func (s *Share) equal(other *Share) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s.Public == other.Public && slices.Equal(s.By, other.By)
+}
+
 // shareKey is the same for requests that ask the same.
 type shareKey [sha256.Size]byte
 
-// key returns the key of a request.
-func (s *Share) key(r *http.Request) *shareKey {
+// key returns the key of a request. It is nil when that is not shared: also when it has
+// a body, or asks for headers to be kept from the application.
+func (f *Forward) key(r *http.Request) *shareKey {
+	s := f.Share
+	if s == nil || r.ContentLength != 0 || slices.ContainsFunc(r.Header["Connection"], func(v string) bool {
+		return !httpguts.HeaderValuesContainsToken([]string{"keep-alive, close"}, strings.TrimSpace(v))
+	}) {
+		return nil
+	}
 	k := keyHash{sha256.New()}
 	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	k.add(strconv.FormatBool(r.TLS != nil), r.Host, r.Method, sent.RequestURI, r.URL.String())
 	k.addHeaders(r.Header, sharedBy)
 	k.addHeaders(r.Header, s.By)
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for _, placeholder := range f.Seen {
+		k.add(repl.ReplaceAll(placeholder, ""))
+	}
 	if !s.Public {
 		k.addHeaders(r.Header, credentials)
-		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 		user, _ := repl.GetString(userPlaceholder)
 		k.add(user)
 		if r.TLS != nil {
@@ -113,28 +134,39 @@ func (k keyHash) addHeaders(header http.Header, names []string) {
 	}
 }
 
-// serve has the application answer a request, and gives the answer to all who follow
-// p.
-func (s *Share) serve(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
-	sw := &sharingWriter{forwardWriter: fw, share: s, passage: p, before: maps.Clone(fw.Header()), header: fw.Header().Clone()}
-	err := sw.ask(r, next)
+// serveKept has the application answer a request, keeps the answer until it is all
+// there, and gives it to all who follow p. While the answer is written somebody else has
+// the turn of p: its client may take long to read.
+//
+// As long as the answer is kept the application goes on when the client leaves. It would
+// do so anyway, mostly, and be busy with more requests than have a turn.
+func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *passage, shares bool) error {
+	client := r.Context()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(client))
+	defer cancel()
+	*r = *r.WithContext(ctx)
+	kw := &keepingWriter{
+		forwardWriter: fw, passage: p, shares: shares, before: maps.Clone(fw.Header()), header: fw.Header().Clone(),
+		follow: func() { context.AfterFunc(client, cancel) },
+	}
+	defer kw.forget()
+	err := kw.ask(r, next)
 	switch {
-	case sw.passesOn:
-		return err
-	case r.Context().Err() != nil: // its client left, and another asks
+	case kw.passesOn:
 		return err
 	case err != nil:
 		p.lane.share(p, &sharedAnswer{err: err})
 		return fw.failed(err)
 	}
-	answer := sw.answer()
+	answer := kw.answer()
 	p.lane.share(p, answer)
+	p.lane.leave(p)
 	return answer.write(fw, r)
 }
 
 // ask has the application answer. One that breaks off before anything went to the client
 // has failed.
-func (w *sharingWriter) ask(r *http.Request, next caddyhttp.Handler) (err error) {
+func (w *keepingWriter) ask(r *http.Request, next caddyhttp.Handler) (err error) {
 	defer func() {
 		failure := recover()
 		if failure == nil {
@@ -159,22 +191,42 @@ func (w *sharingWriter) ask(r *http.Request, next caddyhttp.Handler) (err error)
 
 var errBrokenOff = errors.New("the application broke its answer off")
 
-// sharingWriter keeps what an application answers, until it is all there, or is not
-// to be shared.
-type sharingWriter struct {
+// keepingWriter keeps what an application answers, until it is all there, or is not to
+// be kept.
+type keepingWriter struct {
 	*forwardWriter
 
-	share    *Share
 	passage  *passage
+	shares   bool
 	before   http.Header // what others have set
 	header   http.Header // of the answer
 	status   int
 	body     bytes.Buffer
-	passesOn bool // it is not shared, and goes to the client as it comes
+	kept     int64  // bytes of it that count
+	passesOn bool   // it goes to the client as it comes
+	follow   func() // has the application's request end when the client leaves
+}
+
+// maxKeeping is how many bytes of answers are kept at once, until their clients have
+// read them. Beyond it answers go to their clients as they come.
+const maxKeeping = 64 << 20
+
+var keeping atomic.Int64
+
+// forget is called when the client has the answer, or nobody is to have it.
+func (w *keepingWriter) forget() { keeping.Add(-w.kept) }
+
+// mayKeep reports whether there is room for n bytes more.
+func (w *keepingWriter) mayKeep(n int) bool {
+	if w.body.Len()+n > maxShared {
+		return false
+	}
+	w.kept += int64(n)
+	return keeping.Add(int64(n)) <= maxKeeping
 }
 
 // Header returns the header of the answer.
-func (w *sharingWriter) Header() http.Header {
+func (w *keepingWriter) Header() http.Header {
 	if w.passesOn {
 		return w.forwardWriter.Header()
 	}
@@ -182,36 +234,39 @@ func (w *sharingWriter) Header() http.Header {
 }
 
 // WriteHeader begins the answer. Informational ones before it are left out.
-func (w *sharingWriter) WriteHeader(status int) {
+func (w *keepingWriter) WriteHeader(status int) {
 	switch {
 	case w.passesOn:
 		w.forwardWriter.WriteHeader(status)
 	case w.status != 0 || isInformational(status):
 	default:
 		w.status = status
-		if !w.mayShare() {
+		if !w.isComplete() || w.shares && !w.mayShare() {
 			w.passOn()
 		}
 	}
 }
 
+// isComplete reports whether an answer with this header comes to an end soon, and is
+// not too large to be kept.
+func (w *keepingWriter) isComplete() bool {
+	length, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64)
+	return (err != nil || length <= maxShared) && len(w.header["Trailer"]) == 0 && w.status != http.StatusSwitchingProtocols &&
+		!strings.HasPrefix(w.header.Get("Content-Type"), "text/event-stream")
+}
+
 // mayShare reports whether an answer with this header may be shared.
-func (w *sharingWriter) mayShare() bool {
+func (w *keepingWriter) mayShare() bool {
 	header := w.header
-	if len(header["Set-Cookie"]) > 0 || len(header["Trailer"]) > 0 || w.status == http.StatusSwitchingProtocols {
+	if len(header["Set-Cookie"]) > 0 {
 		return false
 	}
 	if slices.ContainsFunc(header["Cache-Control"], func(v string) bool { return strings.Contains(strings.ToLower(v), "private") }) {
 		return false
 	}
-	if strings.HasPrefix(header.Get("Content-Type"), "text/event-stream") {
-		return false
-	}
-	if length, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil && length > maxShared {
-		return false
-	}
-	known := slices.Concat(sharedBy, w.share.By)
-	if !w.share.Public {
+	share := w.passage.share
+	known := slices.Concat(sharedBy, share.By)
+	if !share.Public {
 		known = append(known, credentials...)
 	}
 	varies := header["Vary"][min(len(w.before["Vary"]), len(header["Vary"])):] // what others vary by they do for each
@@ -224,8 +279,9 @@ func (w *sharingWriter) mayShare() bool {
 }
 
 // passOn has the answer go to the client alone.
-func (w *sharingWriter) passOn() {
+func (w *keepingWriter) passOn() {
 	w.passesOn = true
+	w.follow()
 	w.passage.lane.share(w.passage, nil)
 	header := w.forwardWriter.Header()
 	clear(header)
@@ -238,9 +294,9 @@ func (w *sharingWriter) passOn() {
 }
 
 // Write writes a part of the body.
-func (w *sharingWriter) Write(p []byte) (int, error) {
+func (w *keepingWriter) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	if !w.passesOn && w.body.Len()+len(p) > maxShared {
+	if !w.passesOn && !w.mayKeep(len(p)) {
 		w.passOn()
 	}
 	if w.passesOn {
@@ -250,12 +306,12 @@ func (w *sharingWriter) Write(p []byte) (int, error) {
 }
 
 // ReadFrom copies the body.
-func (w *sharingWriter) ReadFrom(r io.Reader) (int64, error) {
+func (w *keepingWriter) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w}, r)
 }
 
 // FlushError sends what was written so far, if it goes to the client.
-func (w *sharingWriter) FlushError() error {
+func (w *keepingWriter) FlushError() error {
 	w.WriteHeader(http.StatusOK)
 	if !w.passesOn {
 		return nil
@@ -264,7 +320,7 @@ func (w *sharingWriter) FlushError() error {
 }
 
 // answer returns what was written.
-func (w *sharingWriter) answer() *sharedAnswer {
+func (w *keepingWriter) answer() *sharedAnswer {
 	a := &sharedAnswer{status: w.status, header: http.Header{}, body: w.body.Bytes(), cursor: w.cursor}
 	for name, values := range w.header {
 		if !slices.Equal(values, w.before[name]) {

@@ -20,8 +20,9 @@ import (
 // application is where one lives during a test.
 type application struct {
 	*comettest.Server
-	dir  string // of its own, which its PHP may read
-	site string // the document root
+	dir    string   // of its own, which its PHP may read
+	site   string   // the document root
+	oldnew []string // what a Caddyfile has for it, and what it has here
 }
 
 // startApplication copies an application, and starts comet in front of a PHP that
@@ -50,18 +51,27 @@ func startApplicationBehind(t *testing.T, installed, host, caddyfile string, old
 	a := &application{dir: dir, site: filepath.Join(dir, "site")}
 	// With what its links lead to: Debian spreads it over the system.
 	run(t, "cp", "-RL", installed, a.site)
-	oldnew = append(oldnew,
+	a.oldnew = []string{
 		host, "http://127.0.0.1:{$HTTP}",
 		installed, a.site,
-		"/run/php/php-fpm.sock", phpSocket(dir))
-	for i := 0; i < len(oldnew); i += 2 {
-		if !strings.Contains(caddyfile, oldnew[i]) {
-			t.Fatalf("the Caddyfile of %s has no %s", host, oldnew[i])
-		}
+		"/run/php/php-fpm.sock", phpSocket(dir),
 	}
-	a.Server = comettest.Start(t, comettest.Global("")+strings.NewReplacer(oldnew...).Replace(caddyfile))
+	a.Server = comettest.Start(t, a.configured(t, caddyfile, oldnew...))
 	a.PublishURL = a.DoorURL("/config")
 	return a
+}
+
+// configured returns a Caddyfile for where the application is, with more replacements
+// in it.
+func (a *application) configured(t *testing.T, caddyfile string, oldnew ...string) string {
+	t.Helper()
+	oldnew = append(oldnew, a.oldnew...)
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(caddyfile, oldnew[i]) {
+			t.Fatalf("the Caddyfile has no %s:\n%s", oldnew[i], caddyfile)
+		}
+	}
+	return comettest.Global("") + strings.NewReplacer(oldnew...).Replace(caddyfile)
 }
 
 // documentedSite returns the Caddyfile in docs/applications.md that has a host in

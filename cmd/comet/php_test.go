@@ -25,7 +25,8 @@ import (
 )
 
 // The guestbook of testdata/php is held against itself: the same page and the
-// same PHP, once as it was, once as many try to do better, once with Comet.
+// same PHP, once as it was, once as many try to do better, once with Comet, and once
+// as it was with Comet in front.
 const (
 	guestbookClients = 100
 
@@ -42,15 +43,18 @@ func TestPHPGuestbookWithAHundredReadersAndTwoWorkers(t *testing.T) {
 			measured[version] = startGuestbook(t, fpm, version).measure(t)
 		})
 	}
-	polling, holding, comet := measured["polling"], measured["holding"], measured["comet"]
-	if polling == nil || holding == nil || comet == nil {
+	t.Run("unchanged", func(t *testing.T) {
+		measured["unchanged"] = startUnchangedGuestbook(t, fpm).measure(t)
+	})
+	polling, holding, comet, unchanged := measured["polling"], measured["holding"], measured["comet"], measured["unchanged"]
+	if polling == nil || holding == nil || comet == nil || unchanged == nil {
 		return // one has failed already, or was not asked for
 	}
 
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\tPHP answers/min\twhile nobody writes\tmessages taken\tdelay median\tp95\tpage median\tp95\t")
-	for _, f := range []*guestbookFigures{polling, holding, comet} {
+	for _, f := range []*guestbookFigures{polling, holding, comet, unchanged} {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%d of %d\t%s\t%s\t%s\t%s\t\n", f.version,
 			perMinute(f.busyRequests, f.busy), perMinute(f.idleRequests, f.idle), f.stored, f.sent,
 			quantile(f.delays, 0.5), quantile(f.delays, 0.95), quantile(f.pages, 0.5), quantile(f.pages, 0.95))
@@ -59,7 +63,7 @@ func TestPHPGuestbookWithAHundredReadersAndTwoWorkers(t *testing.T) {
 	t.Logf("%d readers, %d PHP workers, a message every %s\n%s",
 		guestbookClients, phpWorkers, guestbookPace().between, table.String())
 
-	for _, f := range []*guestbookFigures{polling, comet} {
+	for _, f := range []*guestbookFigures{polling, comet, unchanged} {
 		if f.stored != f.sent {
 			t.Errorf("%s: %d of %d messages were taken; want all", f.version, f.stored, f.sent)
 		}
@@ -67,16 +71,22 @@ func TestPHPGuestbookWithAHundredReadersAndTwoWorkers(t *testing.T) {
 			t.Errorf("%s: the readers have %d messages altogether; want %d", f.version, len(f.delays), want)
 		}
 	}
-	if comet.idleRequests > 0 || polling.idleRequests == 0 {
-		t.Errorf("while nobody wrote PHP had %d requests with comet, %d with polling; want none, and some",
-			comet.idleRequests, polling.idleRequests)
+	if comet.idleRequests > 0 || unchanged.idleRequests > 0 || polling.idleRequests == 0 {
+		t.Errorf("while nobody wrote PHP had %d requests with comet, %d unchanged, %d with polling; want some only there",
+			comet.idleRequests, unchanged.idleRequests, polling.idleRequests)
 	}
 	// Each message is written once and fetched once by each reader, however slow the machine.
 	if most := comet.sent * (guestbookClients + 1); comet.busyRequests > most {
 		t.Errorf("comet: PHP had %d requests for %d messages; want at most %d", comet.busyRequests, comet.sent, most)
 	}
-	if answered := comet.answeredPages(); answered*2 <= len(comet.pages) {
-		t.Errorf("comet: %d of %d ordinary pages were answered; want nearly all", answered, len(comet.pages))
+	// Shared: written once, and fetched once or twice by all together, and by those who ask again meanwhile.
+	if most := unchanged.sent * guestbookClients / 4; unchanged.busyRequests > most {
+		t.Errorf("unchanged: PHP had %d requests for %d messages; want at most %d", unchanged.busyRequests, unchanged.sent, most)
+	}
+	for _, f := range []*guestbookFigures{comet, unchanged} {
+		if answered := f.answeredPages(); answered*2 <= len(f.pages) {
+			t.Errorf("%s: %d of %d ordinary pages were answered; want nearly all", f.version, answered, len(f.pages))
+		}
 	}
 	if answered := holding.answeredPages(); answered*2 >= len(holding.pages) {
 		t.Errorf("holding: %d of %d ordinary pages were answered; want hardly any, the workers being held",
@@ -170,7 +180,8 @@ func TestPHPGuestbookNeedsAFewLinesForComet(t *testing.T) {
 // guestbook is one version of the application, served by a PHP of its own.
 type guestbook struct {
 	*comettest.Server
-	version   string
+	version   string // what its figures are called
+	folder    string // of the application
 	accessLog string // of PHP: a line for each request that it has answered
 }
 
@@ -217,7 +228,7 @@ func (g *guestbook) measure(t *testing.T) *guestbookFigures {
 	pace := guestbookPace()
 	figures := &guestbookFigures{version: g.version, sent: pace.messages}
 	// The first page makes the database.
-	if _, err := g.get(t.Context(), g.URL("/"+g.version+"/")); err != nil {
+	if _, err := g.get(t.Context(), g.URL("/"+g.folder+"/")); err != nil {
 		t.Fatal(err)
 	}
 
@@ -232,9 +243,12 @@ func (g *guestbook) measure(t *testing.T) *guestbookFigures {
 		})
 	}
 	pause(ctx, 1500*time.Millisecond) // all are there
-	if g.version == "polling" {
+	switch g.version {
+	case "polling":
 		comettest.Eventually(t, comettest.Deadline, func() bool { return g.requests(t) >= guestbookClients },
 			"the readers are not served")
+	case "unchanged":
+		comettest.WaitSubscribers(t, g.Server, "messages", guestbookClients)
 	}
 
 	visiting, leave := context.WithCancel(ctx)
@@ -296,7 +310,7 @@ func (g *guestbook) read(ctx context.Context, seen *sightings) {
 
 // wait is the part of follow that differs: follow.js of each version.
 func (g *guestbook) wait(ctx context.Context, last int) error {
-	switch g.version {
+	switch g.folder {
 	case "polling":
 		pause(ctx, time.Second)
 	case "comet":
@@ -311,7 +325,7 @@ func (g *guestbook) visit(ctx context.Context) (took []time.Duration) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		waiting, stop := context.WithTimeout(ctx, guestbookPatience)
-		_, err := g.get(waiting, g.URL("/"+g.version+"/"))
+		_, err := g.get(waiting, g.URL("/"+g.folder+"/"))
 		stop()
 		switch {
 		case err == nil:
@@ -332,7 +346,7 @@ type guestbookMessage struct {
 
 // list asks list.php for the messages after last.
 func (g *guestbook) list(ctx context.Context, last int) (messages []guestbookMessage, err error) {
-	body, err := g.get(ctx, g.URL("/"+g.version+"/list.php?since="+strconv.Itoa(last)))
+	body, err := g.get(ctx, g.URL("/"+g.folder+"/list.php?since="+strconv.Itoa(last)))
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +356,7 @@ func (g *guestbook) list(ctx context.Context, last int) (messages []guestbookMes
 // post signs the guestbook.
 func (g *guestbook) post(ctx context.Context, text string) error {
 	form := url.Values{"name": {"Ada"}, "text": {text}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL("/"+g.version+"/post.php"), strings.NewReader(form))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL("/"+g.folder+"/post.php"), strings.NewReader(form))
 	if err != nil {
 		return err
 	}
@@ -422,7 +436,7 @@ func startGuestbook(t *testing.T, fpm, version string) *guestbook {
 }
 
 // startGuestbookBehind is startGuestbook with another Caddyfile.
-func startGuestbookBehind(t *testing.T, fpm, version, caddyfile string) *guestbook {
+func startGuestbookBehind(t *testing.T, fpm, folder, caddyfile string) *guestbook {
 	t.Helper()
 	// PHP does not run as the user who tests, so it gets a copy that everybody may
 	// read. A socket's path must be short.
@@ -454,7 +468,8 @@ func startGuestbookBehind(t *testing.T, fpm, version, caddyfile string) *guestbo
 	t.Cleanup(stopPHP)
 	return &guestbook{
 		Server:    server,
-		version:   version,
+		version:   folder,
+		folder:    folder,
 		accessLog: filepath.Join(dir, "access.log"),
 	}
 }

@@ -98,31 +98,6 @@ echo 'done';
 	}
 }
 
-// A wiki without a plugin, with the Caddyfile of docs/recipes.md.
-func TestDokuWikiPublishesByItsForm(t *testing.T) {
-	t.Parallel()
-	fpm := findPHP(t, "xml")
-	wiki := &dokuwiki{startApplicationBehind(t, "/usr/share/dokuwiki", "wiki.example.com", readText(t, recipe(t, "touch.caddyfile"))+door)}
-	wiki.setUp(t, fpm)
-
-	const id, field = "wiki:welcome", "page/wiki:welcome"
-	wiki.saveByForm(t, id, "The first text.")
-	if value, _ := doorValue(t, wiki.Server, field); value != "1\n" {
-		t.Errorf("after the first save the value of %s is %q; want 1", field, value)
-	}
-	held := comettest.Hold(t, wiki.Server, "field="+field+"&"+field+"=1&format=json")
-	wiki.page(t, "/doku.php?id="+id, nil)
-	wiki.saveByForm(t, "wiki:other", "Another page.")
-	wiki.saveByForm(t, id, "The second text.")
-	wantTexts(t, comettest.Await(t, held), field+"=2")
-	if value, _ := doorValue(t, wiki.Server, "changes"); value != "3\n" {
-		t.Errorf("after three saves the value of changes is %q", value)
-	}
-	if page := wiki.page(t, "/doku.php?id="+id, nil); !strings.Contains(page, "The second text.") {
-		t.Error("whoever is woken does not see what was saved")
-	}
-}
-
 // saveByForm saves a page as a browser does.
 func (wiki *dokuwiki) saveByForm(t *testing.T, id, text string) {
 	t.Helper()

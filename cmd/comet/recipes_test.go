@@ -29,7 +29,8 @@ var recipesRun = []string{
 	"postgresql.sql", "postgresql.sh", "mariadb.sql", "mariadb.sh",
 	"jquery.js", "jquery-use.js", "useComet.js",
 	"htmx.html", "htmx-4.html", "htmx.sh", "turbo.html", "turbo-comet.html", "turbo.sh",
-	"touch.caddyfile", "cursor.php", "cursor.html", "ask.caddyfile", "may-watch.php", "sign.php", "sign.py", "sign.mjs", "sign.sh",
+	"guestbook.caddyfile", "wiki.caddyfile", "blog.caddyfile", "follow.js", "touch.caddyfile",
+	"cursor.php", "cursor.html", "ask.caddyfile", "may-watch.php", "sign.php", "sign.py", "sign.mjs", "sign.sh",
 }
 
 // recipesSite publishes to fields and lets a browser have the recipes.

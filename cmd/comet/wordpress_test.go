@@ -17,6 +17,7 @@ func TestWordPress(t *testing.T) {
 	blog := startWordPress(t)
 	t.Run("shows a new comment on a page that is open", blog.shows)
 	t.Run("takes a comment when there is no door", blog.takes)
+	t.Run("shows a new post without the plugin", blog.showsUnchanged)
 }
 
 func (blog *wordpress) shows(t *testing.T) {

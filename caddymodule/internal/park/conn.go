@@ -684,7 +684,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	c.entered() // not when it has read: a client may send a part of a TLS record
 	if c.awaits {
 		c.awaits = false
-		if _, err := c.peek(); errors.Is(err, unix.EAGAIN) && len(c.early) == 0 && !c.LotIsFull() {
+		if _, err := c.peek(); errors.Is(err, unix.EAGAIN) && len(c.early) == 0 && !c.Home().Closed() && !c.LotIsFull() {
 			c.mu.Lock()
 			c.comes = true
 			c.mu.Unlock()
