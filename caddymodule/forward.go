@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -181,12 +180,17 @@ func (v *crossing) proceed() {
 // begin lets a request go on, or has it held.
 func (v *crossing) begin() {
 	h, w, r := v.route, v.w, v.r
-	if p := passageOf(r); p != nil {
-		if p.lane.pool == h.pool {
-			v.passage = p
-			return
+	was := passageOf(r)
+	switch {
+	case was == nil:
+	case was.lane == h.lane:
+		v.passage = was
+		return
+	default: // it waited at another route, perhaps of a configuration before
+		was.Lose()
+		if was.lane.pool != h.pool {
+			was = nil
 		}
-		p.Lose() // the route that kept it waiting is another one by now
 	}
 	v.err = func() error {
 		if err := h.pool.open(); err != nil {
@@ -197,50 +201,27 @@ func (v *crossing) begin() {
 		if err != nil {
 			return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
 		}
-		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r)}
-		var nothing bool
-		a.query.Since, nothing = h.Forward.since(r, len(route.Plain))
-		if !nothing {
-			cookies := w.Header()["Set-Cookie"]
-			var ok bool
-			if route, ok, err = h.ask(w, r, route); !ok {
-				setAnswered(w)
-				return err
-			}
-			if w.Header()["Set-Cookie"] = cookies; cookies == nil { // the application will set its own
-				w.Header().Del("Set-Cookie")
-			}
-			if len(route.Plain) == 0 {
-				return h.fail(w, r, http.StatusBadGateway, errNoFields)
-			}
+		body, e := readBody(w, r, holdBody)
+		if e != nil {
+			return h.refuseForwarded(w, r, e)
 		}
-		a.query.Fields = route.Plain
-		result := h.pool.store.Read(a.query)
-		if result.NewEpoch && !h.pool.gaps.Allow() {
-			h.spreadGap(r)
-			result = h.pool.store.Read(a.query)
+		if body != "" {
+			r.Body = io.NopCloser(strings.NewReader(body))
 		}
-		a.key = h.Forward.key(r)
-		if nothing || result.Ready() || r.Method == http.MethodHead {
-			why := outcomeNow
-			if result.Missed != nil {
-				why = outcomeMissed
-			}
-			p := a.passage(why, result)
-			h.lane.enter(p)
-			if h.lane.isGranted(p) {
+		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r), bodySize: len(body)}
+		if body == "" {
+			a.key = h.Forward.key(r)
+		}
+		p, err := v.look(&a, route, was)
+		if err != nil || a.query.Fields == nil {
+			return err
+		}
+		if p != nil {
+			if h.lane.enter(p); h.lane.isGranted(p) {
 				v.passage = p
 				return nil
 			}
 			a.waits = p
-		}
-		body, e := readBody(w, r, holdBody)
-		if e != nil {
-			a.quit()
-			return h.refuseForwarded(w, r, e)
-		}
-		if a.bodySize = len(body); body != "" {
-			r.Body = io.NopCloser(strings.NewReader(body))
 		}
 		dropReadTimeout(w)
 		v.wait, err = h.holder.forward(w, r, a)
@@ -250,6 +231,48 @@ func (v *crossing) begin() {
 		}
 		return nil
 	}()
+}
+
+// look returns the way of a request that goes on at once, or does not have to wait but
+// for its turn; nil if it is to be held. Without fields it was answered. was is the way
+// that it had at another route.
+func (v *crossing) look(a *asked, route wire.HoldRoute, was *passage) (*passage, error) {
+	h, w, r := v.route, v.w, v.r
+	if was != nil {
+		a.query.Fields, a.since = was.fields, was.since
+		p := a.passage(was.why, store.Result{Cursor: was.at})
+		p.message = was.message
+		return p, nil
+	}
+	var nothing bool
+	a.query.Since, nothing = h.Forward.since(r, len(route.Plain))
+	if !nothing {
+		cookies := w.Header()["Set-Cookie"]
+		may, ok, err := h.ask(w, r, route)
+		if !ok {
+			setAnswered(w)
+			return nil, err
+		}
+		if w.Header()["Set-Cookie"] = cookies; cookies == nil { // the application will set its own
+			w.Header().Del("Set-Cookie")
+		}
+		if route = may; len(route.Plain) == 0 {
+			return nil, h.fail(w, r, http.StatusBadGateway, errNoFields)
+		}
+	}
+	a.query.Fields = append([]string{}, route.Plain...)
+	result := h.pool.store.Read(a.query)
+	if result.NewEpoch && !h.pool.gaps.Allow() {
+		h.spreadGap(r)
+		result = h.pool.store.Read(a.query)
+	}
+	switch {
+	case result.Missed != nil:
+		return a.passage(outcomeMissed, result), nil
+	case nothing, result.Ready(), r.Method == http.MethodHead:
+		return a.passage(outcomeNow, result), nil
+	}
+	return nil, nil
 }
 
 // errNoFields is the error of a request of which the application does not say what it
@@ -334,10 +357,6 @@ const maxTold = 4 << 10
 func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	returnAfter(r)
 	defer p.lane.leave(p)
-	if p.share != nil && !h.Forward.Share.equal(p.share) { // it is another configuration by now
-		p.lane.share(p, nil)
-		p.share, p.answer = nil, nil
-	}
 	if p.answer != nil {
 		setAnswered(w)
 		h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
@@ -351,7 +370,11 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	h.pool.metrics.asked.Inc()
 	r = tellApplication(r, cursor)
 	p.tell(r.Header)
-	if share := h.Forward.Share; share != nil && share.Public {
+	share := p.share
+	if share == nil {
+		share = h.Forward.Share
+	}
+	if share != nil && share.Public {
 		r.Header.Del("Cookie")
 		r.Header.Del("Authorization")
 	}
@@ -425,7 +448,7 @@ func (w *forwardWriter) beginHead() {
 // failed returns the error of an application, after which its client is to come back
 // later.
 func (w *forwardWriter) failed(err error) error {
-	if err != nil && w.status == 0 {
+	if err != nil && w.status == 0 && statusOf(err) >= http.StatusInternalServerError {
 		w.setRetryAfter()
 	}
 	return err
@@ -449,27 +472,14 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// maxAdded is how long the value of a header may be that a handler has added.
-const maxAdded = 1 << 10
-
-// isHeadOf reports whether b is the head that r came with. Handlers may have changed r
-// since. What is there may also be the end of a head of which a line was so long that
-// the rest came to where its beginning was; then that line is missing.
+// isHeadOf reports whether b may be the head that r came with. Handlers may have
+// changed r since.
 func isHeadOf(b []byte, r *http.Request) bool {
 	came, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
 	if err != nil {
 		return false
 	}
 	sent, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	if came.Method != cmp.Or(sent.Method, r.Method) || came.RequestURI != cmp.Or(sent.RequestURI, r.RequestURI) || came.Host != r.Host || came.Proto != r.Proto {
-		return false
-	}
-	for name, values := range r.Header {
-		for _, value := range values {
-			if len(value) > maxAdded && !slices.Contains(came.Header[name], value) {
-				return false
-			}
-		}
-	}
-	return true
+	return came.Method == cmp.Or(sent.Method, r.Method) && came.RequestURI == cmp.Or(sent.RequestURI, r.RequestURI) &&
+		came.Host == r.Host && came.Proto == r.Proto
 }

@@ -31,6 +31,7 @@ type forwarded struct {
 	why     outcome  // when it is ended
 	passage *passage // set when it is to go on
 	granted bool     // and may
+	until   moment   // for how long it waits for its turn, at most
 }
 
 // ending is what is to be done with a forwarded request, and the end of its waiting.
@@ -51,7 +52,7 @@ func (f *forwarded) begin(a *asked, r *http.Request, w waiter, poke func()) erro
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if a.waits != nil {
-		f.passage = a.waits
+		f.passage, f.until = a.waits, now()+moment(a.route.turnLimit())
 		f.granted = f.passage.lane.await(f.passage, f)
 		return nil
 	}
@@ -59,6 +60,7 @@ func (f *forwarded) begin(a *asked, r *http.Request, w waiter, poke func()) erro
 	switch {
 	case err != nil:
 		f.pool.exit(&f.held)
+		f.stopLooking()
 		return err
 	case watch == nil: // something has come since it was read
 		f.result = &result
@@ -102,8 +104,13 @@ func (f *forwarded) grant() {
 func (f *forwarded) end(why outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended || f.passage != nil && (why == outcomeGone || why == outcomeEnded) { // then it goes on as it is
+	if f.ended {
 		return
+	}
+	if f.passage != nil { // it goes on, unless its turn does not come in time
+		if why == outcomeGone || why == outcomeEnded || why == outcomeTimeout && now() < f.until {
+			return
+		}
 	}
 	f.ended, f.why = true, why
 	f.pokeIfWaiting()
@@ -129,6 +136,7 @@ func (f *forwarded) next() (s ending, waits time.Duration, ok bool) {
 			return s, 0, false
 		}
 		waits = route.turnLimit()
+		f.until = now() + moment(waits)
 		if !f.enter() {
 			return s, 0, false
 		}

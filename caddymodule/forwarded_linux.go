@@ -199,12 +199,17 @@ func (c candidate) head(r *http.Request) []byte {
 		}
 		buffer = buffer.Elem()
 	}
-	all, read := buffer.FieldByName("buf"), buffer.FieldByName("r")
-	if !all.IsValid() || all.Type() != reflect.TypeFor[[]byte]() || !read.IsValid() || !read.CanInt() {
+	all, read, filled := buffer.FieldByName("buf"), buffer.FieldByName("r"), buffer.FieldByName("w")
+	if !all.IsValid() || all.Type() != reflect.TypeFor[[]byte]() || !read.IsValid() || !read.CanInt() || !filled.IsValid() || !filled.CanInt() {
 		return nil
 	}
-	b := all.Bytes()[:read.Int()]
-	if park.EndOfHead(b) != len(b) || !isHeadOf(b, r) {
+	b := all.Bytes()
+	// A line of the head that did not fit has filled the buffer: then what came before
+	// the rest of it is missing, and in what is not filled again is a piece of it.
+	if unused := b[filled.Int():]; bytes.IndexByte(unused, 0) < 0 && bytes.IndexByte(unused, '\n') < 0 {
+		return nil
+	}
+	if b = b[:read.Int()]; park.EndOfHead(b) != len(b) || !isHeadOf(b, r) {
 		return nil
 	}
 	return bytes.Clone(b)

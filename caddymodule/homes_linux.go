@@ -189,9 +189,13 @@ func idleTimeout(server *http.Server) time.Duration {
 	return cmp.Or(server.IdleTimeout, server.ReadTimeout)
 }
 
+// lastServed is how many connections serveLast serves.
+var lastServed atomic.Int64
+
 // serveLast serves the request that was sent on a connection whose server was
 // shut down meanwhile, and closes the connection then.
 func serveLast(was *http.Server, c net.Conn) {
+	lastServed.Add(1)
 	server := &http.Server{
 		Handler:           was.Handler,
 		ReadTimeout:       was.ReadTimeout,
@@ -205,6 +209,11 @@ func serveLast(was *http.Server, c net.Conn) {
 				ctx = was.ConnContext(ctx, c)
 			}
 			return context.WithValue(ctx, onlyRequest{}, true)
+		},
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed || state == http.StateHijacked {
+				lastServed.Add(-1)
+			}
 		},
 	}
 	server.SetKeepAlivesEnabled(false)

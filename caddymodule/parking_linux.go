@@ -66,7 +66,7 @@ func closeAllIdle() {
 // in the access log.
 func parkingBusy() bool {
 	l, err := lot()
-	return err == nil && l.Busy() || accessLines.left.Load() > 0
+	return err == nil && l.Busy() || lastServed.Load() > 0 || accessLines.left.Load() > 0
 }
 
 // newParking returns the holder that parks, and holds on its goroutine what

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -75,11 +76,11 @@ func (s *Share) equal(other *Share) bool {
 // shareKey is the same for requests that ask the same.
 type shareKey [sha256.Size]byte
 
-// key returns the key of a request. It is nil when that is not shared: also when it has
-// a body, or asks for headers to be kept from the application.
+// key returns the key of a request. It is nil when that is not shared: also when it
+// asks for headers to be kept from the application.
 func (f *Forward) key(r *http.Request) *shareKey {
 	s := f.Share
-	if s == nil || r.ContentLength != 0 || slices.ContainsFunc(r.Header["Connection"], func(v string) bool {
+	if s == nil || slices.ContainsFunc(r.Header["Connection"], func(v string) bool {
 		return !httpguts.HeaderValuesContainsToken([]string{"keep-alive, close"}, strings.TrimSpace(v))
 	}) {
 		return nil
@@ -138,7 +139,7 @@ func (k keyHash) addHeaders(header http.Header, names []string) {
 // there, and gives it to all who follow p. While the answer is written somebody else has
 // the turn of p: its client may take long to read.
 //
-// As long as the answer is kept the application goes on when the client leaves. It would
+// As long as the answer is kept the application may go on when the client leaves. It would
 // do so anyway, mostly, and be busy with more requests than have a turn.
 func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *passage, shares bool) error {
 	client := r.Context()
@@ -149,6 +150,7 @@ func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *pa
 		forwardWriter: fw, passage: p, shares: shares, before: maps.Clone(fw.Header()), header: fw.Header().Clone(),
 		follow: func() { context.AfterFunc(client, cancel) },
 	}
+	defer context.AfterFunc(client, func() { time.AfterFunc(leftTime, cancel) })()
 	defer kw.forget()
 	err := kw.ask(r, next)
 	switch {
@@ -163,6 +165,9 @@ func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *pa
 	p.lane.leave(p)
 	return answer.write(fw, r)
 }
+
+// leftTime is for how long an application may go on when its client has left.
+const leftTime = 30 * time.Second
 
 // ask has the application answer. One that breaks off before anything went to the client
 // has failed.
@@ -209,7 +214,7 @@ type keepingWriter struct {
 
 // maxKeeping is how many bytes of answers are kept at once, until their clients have
 // read them. Beyond it answers go to their clients as they come.
-const maxKeeping = 64 << 20
+const maxKeeping = 32 << 20
 
 var keeping atomic.Int64
 
@@ -269,7 +274,10 @@ func (w *keepingWriter) mayShare() bool {
 	if !share.Public {
 		known = append(known, credentials...)
 	}
-	varies := header["Vary"][min(len(w.before["Vary"]), len(header["Vary"])):] // what others vary by they do for each
+	varies, others := header["Vary"], w.before["Vary"]
+	if len(varies) >= len(others) && slices.Equal(varies[:len(others)], others) {
+		varies = varies[len(others):] // what others vary by they do for each
+	}
 	for name := range strings.SplitSeq(strings.Join(varies, ","), ",") {
 		if name = strings.TrimSpace(name); name != "" && !slices.Contains(known, http.CanonicalHeaderKey(name)) {
 			return false

@@ -15,7 +15,7 @@ import (
 // failing are applications that are in trouble, or give it.
 var failing = map[string]struct {
 	answer http.HandlerFunc
-	want   func(a comettest.Answer, shared bool) bool
+	want   func(a comettest.Answer, kept bool) bool
 }{
 	"slow": {func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(200 * time.Millisecond)
@@ -61,10 +61,10 @@ func isFailure(status int) func(comettest.Answer, bool) bool {
 	}
 }
 
-// isCut: an answer that is shared is kept until it is whole.
-func isCut(a comettest.Answer, shared bool) bool {
-	if shared {
-		return isFailure(502)(a, shared)
+// isCut: an answer that is shared, or paced, is kept until it is whole.
+func isCut(a comettest.Answer, kept bool) bool {
+	if kept {
+		return isFailure(502)(a, kept)
 	}
 	return a.Err != nil
 }
@@ -118,7 +118,7 @@ http://127.0.0.1:{$HTTP} {
 				for range n {
 					select {
 					case got := <-answers:
-						if !app.want(got, path == "/shared") {
+						if !app.want(got, path != "/alone") {
 							t.Errorf("%s: got %.300s", path, got)
 						}
 					case <-time.After(2 * comettest.Deadline):

@@ -95,7 +95,7 @@ type Conn struct {
 	listened bool // the guest is a Listener
 	listens  bool // and wants to hear more
 	more     bool // more of the answer follows what is written now
-	comes    bool // back to the lot, when its server closes it
+	comes    bool // back to the lot when its server closes it
 	last     bool // it is closed after the answer
 	guest    Guest
 	home     *Home // nil: every answer is the last
@@ -105,11 +105,12 @@ type Conn struct {
 type state uint8
 
 const (
-	serving state = iota // a server has it
-	waiting              // it has a guest
-	writing              // its client has not read all of the answer
-	idle                 // it waits for a further request
-	closing              // it waits for its client to close it
+	serving   state = iota // a server has it
+	waiting                // it has a guest
+	writing                // its client has not read all of the answer
+	returning              // it comes back from its server
+	idle                   // it waits for a further request
+	closing                // it waits for its client to close it
 	closed
 )
 
@@ -271,7 +272,7 @@ func (c *Conn) peek() (int, error) {
 // notice is told what happened to the socket.
 func (c *Conn) notice(events uint32) {
 	c.mu.Lock()
-	if c.state == serving {
+	if c.state == serving || c.state == returning {
 		if !c.disarmed { // whoever serves it knows
 			c.disarmed = true
 			_ = c.lot.control(unix.EPOLL_CTL_MOD, c, noEvents)
@@ -660,7 +661,8 @@ func (c *Conn) unsent() int {
 // request. Without it nothing comes back after Return.
 func (c *Conn) Await() { c.awaits = c.taken.mayReturn() }
 
-// comeBack parks a connection for which its server waits no more.
+// comeBack parks a connection that is returning. When it cannot be, it is with its
+// server again.
 func (c *Conn) comeBack() bool {
 	c.taken.lose()
 	c.taken = nil
@@ -668,8 +670,8 @@ func (c *Conn) comeBack() bool {
 	end := c.readEarly()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.comes = false
-	if c.state != serving || c.home == nil || c.home.Closed() || c.arm() != nil {
+	if c.home.Closed() || c.arm() != nil {
+		c.state = serving
 		return false
 	}
 	c.hangup = c.hangup || end
@@ -736,7 +738,8 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // read, another one is given the connection.
 func (c *Conn) Close() error {
 	c.mu.Lock()
-	if c.comes {
+	if c.comes { // nobody reads of it any more
+		c.comes, c.state = false, returning
 		c.mu.Unlock()
 		if c.comeBack() {
 			return nil
