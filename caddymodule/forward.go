@@ -179,58 +179,60 @@ func (v *crossing) proceed() {
 
 // begin lets a request go on, or has it held.
 func (v *crossing) begin() {
-	h, w, r := v.route, v.w, v.r
-	was := passageOf(r)
+	was := passageOf(v.r)
 	switch {
 	case was == nil:
-	case was.lane == h.lane:
+	case was.lane == v.route.lane:
 		v.passage = was
 		return
 	default: // it waited at another route, perhaps of a configuration before
 		was.Lose()
-		if was.lane.pool != h.pool {
+		if was.lane.pool != v.route.pool {
 			was = nil
 		}
 	}
-	v.err = func() error {
-		if err := h.pool.open(); err != nil {
-			h.setRetryAfter(w)
-			return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	v.err = v.arrive(was)
+}
+
+// arrive lets a request go on that comes for the first time, or has it held. was is the
+// way that it had at another route.
+func (v *crossing) arrive(was *passage) error {
+	h, w, r := v.route, v.w, v.r
+	if err := h.pool.open(); err != nil {
+		h.setRetryAfter(w)
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	route, err := h.expand(r)
+	if err != nil {
+		return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
+	}
+	body, e := readBody(w, r, holdBody)
+	if e != nil {
+		return h.refuseForwarded(w, r, e)
+	}
+	a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r), bodySize: len(body)}
+	if body == "" {
+		a.key = h.Forward.key(r)
+	} else {
+		r.Body = io.NopCloser(strings.NewReader(body))
+	}
+	p, err := v.look(&a, route, was)
+	if err != nil || a.query.Fields == nil {
+		return err
+	}
+	if p != nil {
+		if h.lane.enter(p); h.lane.isGranted(p) {
+			v.passage = p
+			return nil
 		}
-		route, err := h.expand(r)
-		if err != nil {
-			return h.refuseForwarded(w, r, wire.Errorf(http.StatusForbidden, "%v", err))
-		}
-		body, e := readBody(w, r, holdBody)
-		if e != nil {
-			return h.refuseForwarded(w, r, e)
-		}
-		if body != "" {
-			r.Body = io.NopCloser(strings.NewReader(body))
-		}
-		a := asked{route: h, style: forwardStyle, since: now(), timeout: h.timeout(r), bodySize: len(body)}
-		if body == "" {
-			a.key = h.Forward.key(r)
-		}
-		p, err := v.look(&a, route, was)
-		if err != nil || a.query.Fields == nil {
-			return err
-		}
-		if p != nil {
-			if h.lane.enter(p); h.lane.isGranted(p) {
-				v.passage = p
-				return nil
-			}
-			a.waits = p
-		}
-		dropReadTimeout(w)
-		v.wait, err = h.holder.forward(w, r, a)
-		if err != nil {
-			a.quit()
-			return h.refuseHeld(w, r, wire.Text, err)
-		}
-		return nil
-	}()
+		a.waits = p
+	}
+	dropReadTimeout(w)
+	if v.wait, err = h.holder.forward(w, r, a); err != nil {
+		a.quit()
+		return h.refuseHeld(w, r, wire.Text, err)
+	}
+	return nil
 }
 
 // look returns the way of a request that goes on at once, or does not have to wait but
