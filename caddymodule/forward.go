@@ -320,8 +320,9 @@ func (a *asked) passage(why outcome, result store.Result) *passage {
 
 func newPassage(route *Hold, why outcome, result store.Result, fields []string, since moment) *passage {
 	p := &passage{lane: route.lane, why: why, fields: fields, at: result.Cursor, since: since}
-	if route.Forward != nil {
+	if route.Forward != nil && route.Forward.Share != nil {
 		p.share = route.Forward.Share
+		p.public = p.share.Public
 	}
 	if n := len(result.Messages); n > 0 {
 		p.message = result.Messages[n-1]
@@ -372,11 +373,7 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	h.pool.metrics.asked.Inc()
 	r = tellApplication(r, cursor)
 	p.tell(r.Header)
-	share := p.share
-	if share == nil {
-		share = h.Forward.Share
-	}
-	if share != nil && share.Public {
+	if p.public {
 		r.Header.Del("Cookie")
 		r.Header.Del("Authorization")
 	}

@@ -35,6 +35,7 @@ type passage struct {
 	at      store.Cursor // where the store was when it was woken
 	since   moment
 	share   *Share // nil: it is not shared
+	public  bool   // who asks is nothing to the application
 
 	// Guarded by lane.mu.
 	key       *shareKey     // nil: it is not shared, or not any more
