@@ -25,12 +25,12 @@ import (
 
 // Forward has the application answer the requests of a hold route: on a wake or a
 // timeout a request goes on to it, through the whole site, as if the client sent it
-// then. Requests of other methods than GET and HEAD, and those that ask for an
-// upgrade, go on at once.
+// then. Requests of other methods than GET and HEAD, and those that ask for a
+// WebSocket, go on at once.
 //
 // A request watches the fields of the route or, of these, what the application says when
 // it is asked. What it has seen of them is said by the
-// header Comet-Cursor, which every response has, or by value. When that says nothing,
+// header Comet-Cursor, which every response below 500 has, or by value. When that says nothing,
 // or something is newer, or there is a gap, it goes on at once.
 //
 // The application is told, in the header of the request: Comet-Outcome is wake,
@@ -109,6 +109,11 @@ func (f *Forward) check(fields []string, asks bool) error {
 	case n > 0 && n != len(fields):
 		return fmt.Errorf("seen says %d values, and the number of fields is %d: give one for each, in their order, or none and have clients return Comet-Cursor", n, len(fields))
 	}
+	for _, placeholder := range f.Seen {
+		if !strings.Contains(placeholder, "{") {
+			return fmt.Errorf("seen %s is the same for every client: it wants a placeholder, such as {query.since}", placeholder)
+		}
+	}
 	switch f.OnTimeout {
 	case 0, http.StatusNoContent, http.StatusNotModified:
 	default:
@@ -141,7 +146,7 @@ func (p *Pace) check() error {
 //
 // As in Hold.ServeHTTP there is little on this goroutine.
 func (h *Hold) serveForward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket") {
 		cursor := store.Cursor{}
 		if h.pool.open() == nil {
 			cursor = h.pool.store.Cursor()
@@ -435,7 +440,9 @@ func newForwardWriter(w http.ResponseWriter, cursor store.Cursor) *forwardWriter
 // is not to be kept by a browser: it would be asked again only when it is too late.
 func (w *forwardWriter) beginHead() {
 	header := w.Header()
-	header.Set(headerCursor, w.cursor.String())
+	if w.status < http.StatusInternalServerError { // else it has not been told what woke it
+		header.Set(headerCursor, w.cursor.String())
+	}
 	if header.Get("Cache-Control") == "" && header.Get("Expires") == "" {
 		header.Set("Cache-Control", "no-cache")
 	}

@@ -36,8 +36,9 @@ type forwarded struct {
 
 // ending is what is to be done with a forwarded request, and the end of its waiting.
 type ending struct {
-	passage *passage // it goes on; nil: it is answered without the application
-	why     outcome  // for that reason
+	passage *passage     // it goes on; nil: it is answered without the application
+	why     outcome      // for that reason
+	at      store.Cursor // where the store was, on a timeout
 }
 
 // begin fills in f, counts and lists it, and has it watch, if it does not wait for its
@@ -180,7 +181,7 @@ func (f *forwarded) woken(route *Hold) (s ending, ok bool) {
 		}
 	default:
 		if forward != nil && forward.OnTimeout != 0 {
-			return ending{why: why}, true
+			return ending{why: why, at: result.Cursor}, true
 		}
 		why = outcomeTimeout
 	}
@@ -280,7 +281,6 @@ func (e ending) send(w http.ResponseWriter, r *http.Request, route *Hold, fields
 	route.note(r, e.why, outcomeFields(e.why, since.elapsed(), fields)...)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
-	header.Set(headerCursor, route.pool.store.Cursor().String())
 	header.Set(headerField, wire.FieldList(fields))
 	if e.why == outcomeExit && r.ProtoMajor == 1 {
 		header.Set("Connection", "close")
@@ -293,6 +293,7 @@ func (e ending) send(w http.ResponseWriter, r *http.Request, route *Hold, fields
 		route.setRetryAfter(w)
 		return caddyhttp.Error(status, e.err())
 	}
+	header.Set(headerCursor, e.at.String())
 	w.WriteHeader(status)
 	return nil
 }

@@ -49,6 +49,7 @@ func (p *parkedForwarded) park(home *park.Home, a *asked) {
 		limit = a.route.turnLimit()
 	}
 	if err := p.conn.Park(p, home, limit); err != nil {
+		p.fillIn &^= fillCursor // its client goes on from the one it has
 		p.refuse(&p.held, p.giveUp(), err)
 		return
 	}
@@ -91,11 +92,12 @@ func (p *parkedForwarded) Do(scratch *park.Scratch) {
 	p.pool.countHold(s.why)
 	status := s.answer(route)
 	last := p.isLast(s.why) || status == 0
-	head := answerHead{status: status, cursor: p.pool.store.Cursor().String()}
+	head := answerHead{status: status, cursor: s.at.String()}
 	b := scratch.Bytes[:0]
 	if status != 0 {
 		if status == http.StatusServiceUnavailable {
 			head.hasLength = true
+			p.fillIn &^= fillCursor
 		}
 		b = p.appendHead(b, head, p.watched, last)
 		if status == http.StatusServiceUnavailable {

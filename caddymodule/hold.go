@@ -391,7 +391,9 @@ func (h *Hold) refuseHeld(w http.ResponseWriter, r *http.Request, format wire.Fo
 		return h.refuse(w, r, format, wire.Errorf(http.StatusTooManyRequests, "too many requests of this address are held; close some, or let the tabs of a browser share one"))
 	case errors.Is(err, errExiting), errors.Is(err, errMaxHeld), errors.Is(err, store.ErrFull):
 		h.setRetryAfter(w)
-		w.Header().Set(headerCursor, h.pool.store.Cursor().String())
+		if h.Forward == nil {
+			w.Header().Set(headerCursor, h.pool.store.Cursor().String())
+		}
 		h.note(r, outcomeRefused, outcomeField(outcomeRefused))
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
@@ -531,7 +533,9 @@ func outcomeField(why outcome) zap.Field { return zap.Stringer("comet_outcome", 
 func (h *Hold) refuse(w http.ResponseWriter, r *http.Request, format wire.Format, e *wire.Error) error {
 	h.note(r, outcomeRefused, outcomeField(outcomeRefused))
 	header := w.Header()
-	header.Set(headerCursor, h.pool.store.Cursor().String())
+	if h.Forward == nil { // else a client may take it for that of an answer
+		header.Set(headerCursor, h.pool.store.Cursor().String())
+	}
 	if e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1 {
 		header.Set("Connection", "Upgrade")
 		header.Set("Upgrade", "websocket")
