@@ -364,7 +364,7 @@ func TestAParkedConnectionBetweenRequestsObeysTheServersTimeouts(t *testing.T) {
 	const timeouts = `servers {
 		timeouts {
 			idle 2s
-			read_header 1s
+			read_header 4s
 		}
 	}`
 	s := startStatic(t, timeouts, "")
@@ -412,6 +412,6 @@ func TestAParkedConnectionBetweenRequestsObeysTheServersTimeouts(t *testing.T) {
 		if isTimeout(err) {
 			t.Fatal("the connection is not closed")
 		}
-		elapsed(t, "giving it up", start, 900*time.Millisecond, 6*time.Second)
+		elapsed(t, "giving it up", start, 3900*time.Millisecond, 12*time.Second)
 	})
 }
