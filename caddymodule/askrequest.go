@@ -95,7 +95,7 @@ func (w *askResponse) Header() http.Header { return w.header }
 
 // WriteHeader begins the response, unless the status is informational.
 func (w *askResponse) WriteHeader(status int) {
-	if w.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
+	if w.status != 0 || isInformational(status) {
 		return
 	}
 	w.status, w.sent = status, w.header.Clone()

@@ -352,6 +352,15 @@ func (a *asked) quit() {
 	}
 }
 
+// limit is for how long the request is held: until it is woken or, when it waits for
+// its turn already, for that.
+func (a *asked) limit() time.Duration {
+	if a.waits != nil {
+		return a.route.turnLimit()
+	}
+	return a.timeout
+}
+
 // turnLimit is for how long a request may wait for its turn.
 func (h *Hold) turnLimit() time.Duration {
 	return max(leastTurn, cmp.Or(h.Timeout.Max, defaultProxyTimeout.Max))

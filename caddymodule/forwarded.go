@@ -38,7 +38,16 @@ type forwarded struct {
 type ending struct {
 	passage *passage     // it goes on; nil: it is answered without the application
 	why     outcome      // for that reason
-	at      store.Cursor // where the store was, on a timeout
+	status  int          // with this; zero: there is nobody to answer
+	at      store.Cursor // where the store was, when the status is not 503
+}
+
+// unanswered is the ending of a request that cannot go on.
+func unanswered(why outcome) ending {
+	if why == outcomeLeft {
+		return ending{why: why}
+	}
+	return ending{why: why, status: http.StatusServiceUnavailable}
 }
 
 // begin fills in f, counts and lists it, and has it watch, if it does not wait for its
@@ -147,7 +156,7 @@ func (f *forwarded) next() (s ending, waits time.Duration, ok bool) {
 	case f.granted && !stays:
 		s.passage = f.passage
 	case f.ended:
-		s.why = f.why
+		s = unanswered(f.why)
 		go f.passage.Lose() // others may be told
 	default:
 		return s, waits, false
@@ -174,14 +183,14 @@ func (f *forwarded) woken(route *Hold) (s ending, ok bool) {
 	forward := route.Forward
 	switch why {
 	case outcomeLeft, outcomeExit:
-		return ending{why: why}, true
+		return unanswered(why), true
 	case outcomeWake:
 		if result.Missed != nil {
 			why = outcomeMissed
 		}
 	default:
 		if forward != nil && forward.OnTimeout != 0 {
-			return ending{why: why, at: result.Cursor}, true
+			return ending{why: why, status: forward.OnTimeout, at: result.Cursor}, true
 		}
 		why = outcomeTimeout
 	}
@@ -206,19 +215,6 @@ func (f *forwarded) enter() bool {
 	return true
 }
 
-// answer returns how a request is answered without the application. A status of zero
-// means that there is nobody to answer.
-func (e ending) answer(route *Hold) (status int) {
-	switch {
-	case e.why == outcomeLeft:
-		return 0
-	case e.why != outcomeExit && route.Forward != nil && route.Forward.OnTimeout != 0:
-		return route.Forward.OnTimeout
-	default:
-		return http.StatusServiceUnavailable
-	}
-}
-
 // goroutineForwarded is a forwarded request for which its goroutine waits.
 type goroutineForwarded struct {
 	forwarded
@@ -232,11 +228,7 @@ func (onGoroutine) forward(_ http.ResponseWriter, r *http.Request, a asked) (*go
 	if err := g.begin(&a, r, g, g.signal); err != nil {
 		return nil, err
 	}
-	limit := a.timeout
-	if a.waits != nil {
-		limit = a.route.turnLimit()
-	}
-	g.timer = time.AfterFunc(limit, func() { g.end(outcomeTimeout) })
+	g.timer = time.AfterFunc(a.limit(), func() { g.end(outcomeTimeout) })
 	g.open()
 	return g, nil
 }
@@ -285,16 +277,15 @@ func (e ending) send(w http.ResponseWriter, r *http.Request, route *Hold, fields
 	if e.why == outcomeExit && r.ProtoMajor == 1 {
 		header.Set("Connection", "close")
 	}
-	status := e.answer(route)
-	switch status {
+	switch e.status {
 	case 0:
 		panic(http.ErrAbortHandler)
 	case http.StatusServiceUnavailable:
 		route.setRetryAfter(w)
-		return caddyhttp.Error(status, e.err())
+		return caddyhttp.Error(e.status, e.err())
 	}
 	header.Set(headerCursor, e.at.String())
-	w.WriteHeader(status)
+	w.WriteHeader(e.status)
 	return nil
 }
 

@@ -44,11 +44,7 @@ func (p *parkedForwarded) post() { p.conn.Post(p) }
 
 // park parks the connection.
 func (p *parkedForwarded) park(home *park.Home, a *asked) {
-	limit := a.timeout
-	if a.waits != nil {
-		limit = a.route.turnLimit()
-	}
-	if err := p.conn.Park(p, home, limit); err != nil {
+	if err := p.conn.Park(p, home, a.limit()); err != nil {
 		p.fillIn &^= fillCursor // its client goes on from the one it has
 		p.refuse(&p.held, p.giveUp(), err)
 		return
@@ -87,20 +83,19 @@ func (p *parkedForwarded) Do(scratch *park.Scratch) {
 			return
 		}
 		s.passage.Lose() // its server is there no more
-		s.why = outcomeExit
+		s = unanswered(outcomeExit)
 	}
 	p.pool.countHold(s.why)
-	status := s.answer(route)
-	last := p.isLast(s.why) || status == 0
-	head := answerHead{status: status, cursor: s.at.String()}
+	last := p.isLast(s.why) || s.status == 0
+	head := answerHead{status: s.status, cursor: s.at.String()}
 	b := scratch.Bytes[:0]
-	if status != 0 {
-		if status == http.StatusServiceUnavailable {
+	if s.status != 0 {
+		if s.status == http.StatusServiceUnavailable {
 			head.hasLength = true
 			p.fillIn &^= fillCursor
 		}
 		b = p.appendHead(b, head, p.watched, last)
-		if status == http.StatusServiceUnavailable {
+		if s.status == http.StatusServiceUnavailable {
 			b = appendHeader(b, "Retry-After", failedRetry)
 		}
 		b = append(b, "\r\n"...)
