@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -49,10 +50,7 @@ catch_workers_output = yes
 			t.Logf("PHP's error.log:\n%s", log)
 		}
 	})
-	comettest.Eventually(t, comettest.Deadline, func() bool {
-		_, err := os.Stat(socket)
-		return err == nil
-	}, fpm, " has no socket")
+	awaitSocket(t, socket)
 	return socket, stop
 }
 
@@ -86,6 +84,20 @@ func startDaemon(t *testing.T, output, command string, args ...string) (stop fun
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// awaitSocket waits until a server accepts connections at a Unix socket. Its file is there
+// before.
+func awaitSocket(t *testing.T, socket string) {
+	t.Helper()
+	comettest.Eventually(t, comettest.Deadline, func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
+	}, "nobody listens at ", socket)
 }
 
 // unprivileged returns the user that servers are told to run as, which is nobody's

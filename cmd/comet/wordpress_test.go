@@ -195,10 +195,7 @@ func (blog *wordpress) startMariaDB(t *testing.T, mariadbd, install string) (soc
 	startDaemon(t, filepath.Join(blog.dir, "mariadb.log"), mariadbd, append(options,
 		"--socket="+socket, "--skip-networking", "--init-file="+filepath.Join(blog.dir, "init.sql"),
 		"--innodb-flush-log-at-trx-commit=0", "--skip-log-bin")...)
-	comettest.Eventually(t, comettest.Deadline, func() bool {
-		_, err := os.Stat(socket)
-		return err == nil
-	}, "MariaDB has no socket")
+	awaitSocket(t, socket)
 	return socket
 }
 
