@@ -59,6 +59,7 @@ type applicationWriter struct {
 
 	takes bool
 	said  []string // the values of Comet-Publish in the response
+	cut   bool     // it could not be written to the end
 }
 
 func newApplicationWriter(w http.ResponseWriter, takes bool) *applicationWriter {
@@ -78,7 +79,7 @@ const headerPublish = "Comet-Publish"
 func (w *applicationWriter) serve(r *http.Request, next caddyhttp.Handler, done func()) error {
 	over := false
 	defer func() {
-		left := r.Context().Err() != nil
+		left := w.cut || r.Context().Err() != nil // which may come a moment later
 		if (over || left) && w.status >= 200 && w.status < 400 && r.Method != http.MethodConnect && !w.answered {
 			done()
 		}
@@ -114,6 +115,13 @@ func (w *applicationWriter) WriteHeader(status int) {
 	if said != nil {
 		header[headerPublish] = said
 	}
+}
+
+// Write writes a part of the body.
+func (w *applicationWriter) Write(p []byte) (int, error) {
+	n, err := w.headWriter.Write(p)
+	w.cut = w.cut || err != nil
+	return n, err
 }
 
 // takeOut takes Comet-Publish out of a header, and out of the trailers.

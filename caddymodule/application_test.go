@@ -31,6 +31,7 @@ func TestAnApplicationHasDoneWhatItSaysItHas(t *testing.T) {
 	for name, c := range map[string]struct {
 		handler func(http.ResponseWriter) error
 		left    bool
+		broken  bool // the connection
 		method  string
 		done    int
 	}{
@@ -56,6 +57,15 @@ func TestAnApplicationHasDoneWhatItSaysItHas(t *testing.T) {
 			left: true, done: 1,
 			handler: func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
 		},
+		"a client that left, of which a write tells first": {
+			broken: true, done: 1,
+			handler: func(w http.ResponseWriter) error {
+				if _, err := io.WriteString(w, "x"); err != nil {
+					panic(http.ErrAbortHandler)
+				}
+				return nil
+			},
+		},
 		"a client that left before": {left: true, handler: func(http.ResponseWriter) error { return errors.New("canceled") }},
 	} {
 		ctx, leave := context.WithCancel(t.Context())
@@ -67,11 +77,20 @@ func TestAnApplicationHasDoneWhatItSaysItHas(t *testing.T) {
 		if method == "" {
 			method = http.MethodPost
 		}
-		if done, _ := serveApplication(httptest.NewRequestWithContext(ctx, method, "/", nil), httptest.NewRecorder(), c.handler); done != c.done {
+		var w http.ResponseWriter = httptest.NewRecorder()
+		if c.broken {
+			w = brokenWriter{w}
+		}
+		if done, _ := serveApplication(httptest.NewRequestWithContext(ctx, method, "/", nil), w, c.handler); done != c.done {
 			t.Errorf("%s: done %d times; want %d", name, done, c.done)
 		}
 	}
 }
+
+// brokenWriter is a writer to a client that has left.
+type brokenWriter struct{ http.ResponseWriter }
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("the client has left") }
 
 func TestResponsesKeepWhatElseIsInTheirHeader(t *testing.T) {
 	w := httptest.NewRecorder()

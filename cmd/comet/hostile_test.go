@@ -197,9 +197,7 @@ func TestHostileBodies(t *testing.T) {
 
 func TestMemoryIsFlatUnderHostileBodies(t *testing.T) {
 	t.Parallel()
-	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skip("memory is read from /proc, which is not here")
-	}
+	needMemory(t)
 	s := comettest.Start(t, site(open))
 	huge := strings.Repeat("x", 2<<20)
 	deep := strings.Repeat("[", 1<<20-1)
@@ -237,15 +235,28 @@ func TestMemoryIsFlatUnderHostileBodies(t *testing.T) {
 	wantUnset(t, s, "n0", "huge")
 }
 
+// needMemory skips a test where the memory of a process cannot be read.
+func needMemory(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skip("memory is read from /proc, which is not here")
+	}
+}
+
 // resident returns the resident memory of a process in KiB.
-func resident(t *testing.T, pid int) int {
+func resident(t *testing.T, pid int) int { return processMemory(t, pid, "VmRSS:") }
+
+// mostResident returns the largest that it was.
+func mostResident(t *testing.T, pid int) int { return processMemory(t, pid, "VmHWM:") }
+
+func processMemory(t *testing.T, pid int, name string) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name {
 			kib, err := strconv.Atoi(f[1])
 			if err != nil {
 				t.Fatal(err)
@@ -253,6 +264,6 @@ func resident(t *testing.T, pid int) int {
 			return kib
 		}
 	}
-	t.Fatalf("no VmRSS for the process %d", pid)
+	t.Fatalf("no %s for the process %d", name, pid)
 	return 0
 }

@@ -120,9 +120,7 @@ func TestAParkedRequestCostsLittleMemory(t *testing.T) {
 		t.Skip("the race detector has memory of its own")
 	}
 	n := scale(4000, 1000, 0)
-	if !descriptors(t, n+500) {
-		t.Skip("it needs more descriptors than a process may have here")
-	}
+	needDescriptors(t, n)
 	for _, c := range []struct {
 		link            int
 		first, afterAll float64 // KiB a connection

@@ -247,9 +247,7 @@ func (w *stormer) run(ctx context.Context) error {
 // COMET_STORM=10000,60s is the one for a quiet machine.
 func TestAStormOfParkedConnectionsLosesNothingForThoseWhoStayAndLeavesNothingBehind(t *testing.T) {
 	clients, length := stormSize(t)
-	if !descriptors(t, clients+clients/5+500) {
-		t.Skipf("%d clients need more descriptors than a process may have here", clients)
-	}
+	needDescriptors(t, clients+clients/5)
 	global := "comet {\n\t\thistory 100k\n\t}\n"
 	if comettest.Parks(t) && rand.IntN(2) == 0 && comettest.Knows(t, "servers {\n\tlistener_wrappers {\n\t\tcomet\n\t}\n}") {
 		global += wrappers

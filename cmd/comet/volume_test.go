@@ -202,24 +202,36 @@ type waiter struct {
 	cursor string
 }
 
-func (w *waiter) ask() error {
-	_, err := fmt.Fprintf(w.conn, "GET /push?field=round&format=json&after=%s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", escape(w.cursor))
+// ask sends a request with more header lines.
+func (w *waiter) ask(target string, header ...string) error {
+	_, err := fmt.Fprintf(w.conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n", target, strings.Join(append(header, ""), "\r\n"))
 	return err
 }
 
-// answer reads one answer; again says that the connection stays open.
-func (w *waiter) answer() (body comettest.Body, again bool, err error) {
-	res, err := http.ReadResponse(w.r, nil)
+// askRound asks for the next message of a round.
+func (w *waiter) askRound() error {
+	return w.ask("/push?field=round&format=json&after=" + escape(w.cursor))
+}
+
+// read reads one answer, with 200.
+func (w *waiter) read() (res *http.Response, body []byte, err error) {
+	res, err = http.ReadResponse(w.r, nil)
 	if err != nil {
-		return body, false, err
+		return nil, nil, err
 	}
-	data, err := io.ReadAll(res.Body)
+	body, err = io.ReadAll(res.Body)
 	res.Body.Close()
+	if err == nil && res.StatusCode != 200 {
+		err = fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return res, body, err
+}
+
+// answer reads one answer to a plain hold; again says that the connection stays open.
+func (w *waiter) answer() (body comettest.Body, again bool, err error) {
+	res, data, err := w.read()
 	if err != nil {
 		return body, false, err
-	}
-	if res.StatusCode != 200 {
-		return body, false, fmt.Errorf("%s: %s", res.Status, data)
 	}
 	if res.Header.Get("Comet-Missed") != "" {
 		return body, false, errors.New("a gap")
@@ -231,90 +243,110 @@ func (w *waiter) answer() (body comettest.Body, again bool, err error) {
 	return body, !res.Close, nil
 }
 
-// TestTenThousandHeldRequestsAreAllWoken holds them, wakes all ten times over, with
-// three reloads in between, and ends with an exit.
-func TestTenThousandHeldRequestsAreAllWoken(t *testing.T) {
-	n := scale(10_000, 500, 500)
-	if !descriptors(t, n+500) {
-		t.Skipf("%d connections need more descriptors than a process may have here", n)
-	}
-	config := func(round int) string {
-		return comettest.Global("") + fmt.Sprintf("http://127.0.0.1:{$HTTP} {\n\theader X-Round %d\n%s\n}\n", round, open)
-	}
-	s := comettest.Start(t, config(0))
-	comettest.Publish(t, s, "round=0")
-	cursor := now(t, s)
+// waiters are clients that do the same at once.
+type waiters []*waiter
 
-	waiters := make([]*waiter, n)
-	each := func(what string, do func(i int, w *waiter) error) {
-		t.Helper()
-		var group sync.WaitGroup
-		var failed atomic.Int64
-		for i, w := range waiters {
-			group.Go(func() {
-				if err := do(i, w); err != nil && failed.Add(1) <= 3 {
-					t.Errorf("%s, client %d: %v", what, i, err)
-				}
-			})
-		}
-		group.Wait()
-		if f := failed.Load(); f > 0 {
-			t.Fatalf("%s: %d of %d clients failed", what, f, n)
-		}
-	}
+// connect connects n waiters.
+func connect(t *testing.T, s *comettest.Server, n int) waiters {
+	t.Helper()
+	all := make(waiters, n)
 	dials := make(chan struct{}, 100) // or the kernel's queue for the listener overflows
-	each("connecting", func(i int, _ *waiter) error {
+	all.each(t, "connecting", func(i int, _ *waiter) error {
 		dials <- struct{}{}
 		defer func() { <-dials }()
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port("HTTP"))), comettest.Deadline)
 		if err != nil {
 			return err
 		}
-		waiters[i] = &waiter{conn, bufio.NewReaderSize(conn, 1024), cursor}
+		all[i] = &waiter{conn: conn, r: bufio.NewReaderSize(conn, 1024)}
 		return conn.SetDeadline(time.Now().Add(5 * time.Minute))
 	})
 	t.Cleanup(func() {
-		for _, w := range waiters {
+		for _, w := range all {
 			w.conn.Close()
 		}
 	})
-	each("asking", func(_ int, w *waiter) error { return w.ask() })
+	return all
+}
 
-	// allHeld waits until every client is held, and says of those that are not what
-	// they got.
-	allHeld := func() {
-		t.Helper()
-		held := 0
-		end := time.Now().Add(comettest.Deadline)
-		for held != n && time.Now().Before(end) {
-			time.Sleep(10 * time.Millisecond)
-			held, _ = comettest.Subscribers(t, s, "round")
-		}
-		if held == n {
-			return
-		}
-		t.Errorf("%d of %d requests are held", held, n)
-		each("reading what came instead", func(_ int, w *waiter) error {
-			if err := w.conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-				return err
+// each has all of them do something. The test ends when one cannot.
+func (all waiters) each(t *testing.T, what string, do func(i int, w *waiter) error) {
+	t.Helper()
+	var group sync.WaitGroup
+	var failed atomic.Int64
+	for i, w := range all {
+		group.Go(func() {
+			if err := do(i, w); err != nil && failed.Add(1) <= 3 {
+				t.Errorf("%s, client %d: %v", what, i, err)
 			}
-			body, _, err := w.answer()
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil
-			}
-			return fmt.Errorf("%+v, %v", body, err)
 		})
-		t.FailNow()
 	}
+	group.Wait()
+	if f := failed.Load(); f > 0 {
+		t.Fatalf("%s: %d of %d clients failed", what, f, len(all))
+	}
+}
+
+// wantHeld waits until all of them are held for a field, and says of those that are not
+// what they got.
+func (all waiters) wantHeld(t *testing.T, s *comettest.Server, field string) {
+	t.Helper()
+	held := 0
+	end := time.Now().Add(comettest.Deadline)
+	for held != len(all) && time.Now().Before(end) {
+		time.Sleep(10 * time.Millisecond)
+		held, _ = comettest.Subscribers(t, s, field)
+	}
+	if held == len(all) {
+		return
+	}
+	t.Errorf("%d of %d requests are held", held, len(all))
+	all.each(t, "reading what came instead", func(_ int, w *waiter) error {
+		if err := w.conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		_, body, err := w.read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		return fmt.Errorf("%s, %v", body, err)
+	})
+	t.FailNow()
+}
+
+// needDescriptors skips a test of n connections where a process may not have them.
+func needDescriptors(t *testing.T, n int) {
+	t.Helper()
+	if !descriptors(t, n+500) {
+		t.Skipf("%d connections need more descriptors than a process may have here", n)
+	}
+}
+
+// TestTenThousandHeldRequestsAreAllWoken holds them, wakes all ten times over, with
+// three reloads in between, and ends with an exit.
+func TestTenThousandHeldRequestsAreAllWoken(t *testing.T) {
+	n := scale(10_000, 500, 500)
+	needDescriptors(t, n)
+	config := func(round int) string {
+		return comettest.Global("") + fmt.Sprintf("http://127.0.0.1:{$HTTP} {\n\theader X-Round %d\n%s\n}\n", round, open)
+	}
+	s := comettest.Start(t, config(0))
+	comettest.Publish(t, s, "round=0")
+	cursor := now(t, s)
+	all := connect(t, s, n)
+	all.each(t, "asking", func(_ int, w *waiter) error {
+		w.cursor = cursor
+		return w.askRound()
+	})
 	for round := 1; round <= 10; round++ {
-		allHeld()
+		all.wantHeld(t, s, "round")
 		if round%3 == 0 {
 			s.Reload(t, config(round))
-			allHeld()
+			all.wantHeld(t, s, "round")
 		}
 		start := time.Now()
 		comettest.Publish(t, s, fmt.Sprintf("round=%d", round))
-		each(fmt.Sprintf("round %d", round), func(_ int, w *waiter) error {
+		all.each(t, fmt.Sprintf("round %d", round), func(_ int, w *waiter) error {
 			body, again, err := w.answer()
 			if err != nil {
 				return err
@@ -334,17 +366,17 @@ func TestTenThousandHeldRequestsAreAllWoken(t *testing.T) {
 					return err
 				}
 			}
-			return w.ask()
+			return w.askRound()
 		})
 		t.Logf("round %d: %d answers in %s", round, n, time.Since(start).Round(time.Millisecond))
 	}
 
-	allHeld()
+	all.wantHeld(t, s, "round")
 	if err := s.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	each("exit", func(_ int, w *waiter) error {
+	all.each(t, "exit", func(_ int, w *waiter) error {
 		body, again, err := w.answer()
 		if err != nil {
 			return err
