@@ -27,6 +27,8 @@ type told struct {
 	cursor string // empty: none
 	sent   string // what the client sent as Comet-Cursor
 	timed  bool   // a Cursor handler tells the client as well
+
+	watched []string // the fields that a request was held for, or would have been
 }
 
 type toldKey struct{}

@@ -386,6 +386,7 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
 	h.pool.metrics.asked.Inc()
 	r = tellApplication(r, cursor)
+	toldOf(r).watched = p.fields
 	p.tell(r.Header)
 	if p.public {
 		r.Header.Del("Cookie")

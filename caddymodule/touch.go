@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,7 +22,8 @@ import (
 // whole number after its value, 1 when it has none.
 //
 // It never changes the response. A field whose value is not a number is left as it
-// is.
+// is, and so is one that the request itself watches, on a hold route that forwards:
+// else each answer would wake all again.
 type Touch struct {
 	// Store is the name of the store. Default: "default".
 	Store string `json:"store,omitempty"`
@@ -34,6 +36,7 @@ type Touch struct {
 	publisher applicationPublisher
 	patterns  []pattern
 	warned    atomic.Bool // of a field that cannot be bumped, or a full store
+	circular  atomic.Bool // and of one that is not bumped by who watches it
 }
 
 // CaddyModule returns the Caddy module information.
@@ -80,7 +83,7 @@ func (t *Touch) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		for _, err := range wrong {
 			t.publisher.refuse(zapcore.DebugLevel, r, wire.Errorf(http.StatusBadRequest, "%v", err))
 		}
-		t.publish(r, batch)
+		t.publish(r, t.leaveOutWatched(r, batch))
 	})
 }
 
@@ -98,6 +101,22 @@ func (t *Touch) expand(r *http.Request) (batch []store.Publication, wrong []erro
 		batch = append(batch, store.Publication{Field: expanded.name(), Bump: true})
 	}
 	return batch, wrong
+}
+
+// leaveOutWatched takes out of a batch what r itself watches.
+func (t *Touch) leaveOutWatched(r *http.Request, batch []store.Publication) []store.Publication {
+	told := toldOf(r)
+	if told == nil || told.watched == nil {
+		return batch
+	}
+	return slices.DeleteFunc(batch, func(p store.Publication) bool {
+		circular := slices.Contains(told.watched, p.Field)
+		if circular && !t.circular.Swap(true) {
+			t.publisher.logger.Warn("a request that watches a field does not touch it, or each answer would wake all again: have the matcher of the touch leave out what is held",
+				append(callerOf(r), zap.String("field", p.Field))...)
+		}
+		return circular
+	})
 }
 
 // publish bumps the fields that can be.

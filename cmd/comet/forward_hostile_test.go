@@ -397,6 +397,48 @@ http://127.0.0.1:{$HTTP} {
 	wantValue(t, s, "views", "1")
 }
 
+// A touch that matches what is held would wake all again with each answer.
+func TestWhoWatchesAFieldDoesNotTouchIt(t *testing.T) {
+	t.Parallel()
+	for _, by := range forwardedByAll {
+		for _, block := range []string{"the same block", "another block"} {
+			t.Run(by.name+", "+block, func(t *testing.T) {
+				t.Parallel()
+				app, address := newAsked(t, nil)
+				site := strings.Replace(forwardingSite(""), "comet {\n\t\tpublish", "comet {\n\t\ttouch /list list views\n\t\tpublish", 2)
+				if block == "another block" {
+					site = strings.ReplaceAll(forwardingSite(""), "\tcomet {\n\t\tpublish", "\tcomet {\n\t\ttouch /list list views\n\t}\n\tcomet {\n\t\tpublish")
+				}
+				s := comettest.Start(t, site, append(by.opts, comettest.Env("APP", address))...)
+				cursor := comettest.Publish(t, s, "list=10&views=0").Cursor()
+				const n = 3
+				answers := crowdOf(t, s, by, n, func(int) map[string]string { return map[string]string{"Comet-Cursor": cursor} })
+				comettest.Publish(t, s, "list=11")
+				each(t, answers, n, func(comettest.Answer) {})
+				// One who has seen nothing goes on at once, and is no other.
+				wantStatus(t, s.Do(t, request{URL: by.url(s, "/list"), Client: by.client(t, s)}), 200)
+				comettest.Eventually(t, comettest.Deadline, func() bool {
+					got, _ := value(t, s, "views")
+					return got == "4"
+				}, "not each of them has touched the other field")
+				wantValue(t, s, "list", "11")
+				if asked := app.count(); asked != n+1 {
+					t.Errorf("the application was asked %d times", asked)
+				}
+				// The same address is changed by POST.
+				wantStatus(t, s.Do(t, request{Method: http.MethodPost, URL: by.url(s, "/list"), Client: by.client(t, s)}), 200)
+				comettest.Eventually(t, comettest.Deadline, func() bool {
+					got, _ := value(t, s, "list")
+					return got == "12"
+				}, "who does not watch does not touch")
+				if said := s.Logs(); strings.Count(said, "a request that watches a field does not touch it") != 1 {
+					t.Errorf("the log says %s", said)
+				}
+			})
+		}
+	}
+}
+
 // Those who could not be given the answer to another one go on by themselves, and have
 // nothing kept for anybody.
 func TestWhatIsNotSharedIsSentAsItComes(t *testing.T) {
