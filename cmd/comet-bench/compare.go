@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"os/exec"
@@ -39,13 +40,14 @@ var (
 	secureServers = []string{"comet", "comet-trim", "comet-off", "nchan"}
 	fastServers   = []string{"yardstick", "floor", "comet", "comet-off", "nchan", "lua"}
 	streamServers = []string{"comet-sse", "nchan-sse"}
+	forwarders    = []string{"comet-forward", "comet-share"}
 )
 
 // trials are all of them, in the order of the report.
 var trials = []trial{
 	{
 		name: "memory-h1", about: "memory of a held connection: plain HTTP/1.1", protocol: protocolH1,
-		servers: append([]string{"comet", "comet-off", "nchan", "lua"}, streamServers...), figures: memoryFigures, fresh: true, measure: measureHold,
+		servers: append([]string{"comet", "comet-forward", "comet-share", "comet-off", "nchan", "lua"}, streamServers...), figures: memoryFigures, fresh: true, measure: measureHold,
 	},
 	{
 		name: "memory-tls", about: "memory of a held connection: HTTP/1.1 over TLS", protocol: protocolTLS,
@@ -60,7 +62,7 @@ var trials = []trial{
 		servers: []string{"comet", "comet-off", "nchan"}, figures: memoryFigures, fresh: true, measure: measureHold,
 	},
 	{
-		name: "fanout", about: "one publication to all", protocol: protocolH1, servers: append(streamServers, fastServers...), ratios: true, measure: measureFanout,
+		name: "fanout", about: "one publication to all", protocol: protocolH1, servers: slices.Concat(streamServers, forwarders, fastServers), ratios: true, measure: measureFanout,
 		figures: []figure{
 			{"first", "first", "ms"},
 			{"median", "median", "ms"},
@@ -496,18 +498,34 @@ func measureSlow(ctx context.Context, o *options) (map[string]float64, error) {
 
 // ratios returns the ratio of a figure of two servers in each round, nil when one of
 // them was not measured in all.
-func (c *comparison) ratios(trial, figure, of, to string) []float64 {
-	a, b := c.Results[trial][of][figure], c.Results[trial][to][figure]
-	if len(a) != len(b) {
-		return nil
-	}
-	var ratios []float64
-	for i := range a {
-		if b[i] != 0 {
-			ratios = append(ratios, a[i]/b[i])
+func (c *comparison) ratios(trial, figure, of, to string) (ratios []float64) {
+	for a, b := range c.pairs(trial, figure, of, to) {
+		if b != 0 {
+			ratios = append(ratios, a/b)
 		}
 	}
 	return ratios
+}
+
+// differences likewise returns how much more the first one has.
+func (c *comparison) differences(trial, figure, of, than string) (differences []float64) {
+	for a, b := range c.pairs(trial, figure, of, than) {
+		differences = append(differences, a-b)
+	}
+	return differences
+}
+
+// pairs ranges over a figure of two servers, round by round, when both were measured in
+// all.
+func (c *comparison) pairs(trial, figure, one, other string) iter.Seq2[float64, float64] {
+	a, b := c.Results[trial][one][figure], c.Results[trial][other][figure]
+	return func(yield func(float64, float64) bool) {
+		for i := range a {
+			if len(a) != len(b) || !yield(a[i], b[i]) {
+				return
+			}
+		}
+	}
 }
 
 // measured returns the names of the servers that a trial has results of, in the order

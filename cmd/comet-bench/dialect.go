@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -75,10 +76,11 @@ func expand(template, otherwise, field string) string {
 
 // dialects are those that --dialect knows.
 var dialects = map[string]*dialect{
-	"comet":     &comet,
-	"comet-sse": cometSSE(),
-	"nchan":     &nchan,
-	"nchan-sse": nchanSSE(),
+	"comet":         &comet,
+	"comet-sse":     cometSSE(),
+	"comet-forward": cometForward(),
+	"nchan":         &nchan,
+	"nchan-sse":     nchanSSE(),
 	"lua": {
 		holdPath: "field={field}", publishPath: "",
 		hold: func(path, position string) *request {
@@ -154,6 +156,19 @@ func cometSSE() *dialect {
 	d := comet
 	d.holdPath = "field={field}&format=sse"
 	return sse(d)
+}
+
+// cometForward returns how they hold what the application answers: what is published is
+// in its answer or not.
+func cometForward() *dialect {
+	d := comet
+	d.holdPath = ""
+	d.hold = func(path, position string) *request {
+		return &request{method: "GET", path: path, header: []string{"Comet-Cursor", position}}
+	}
+	d.woken = func(a *answer) bool { return a.status == http.StatusOK }
+	d.messages = nil
+	return &d
 }
 
 // nchan is how clients of Nchan hold by long-poll.

@@ -36,6 +36,7 @@ func TestClientsCarryTheirPosition(t *testing.T) {
 		},
 		{"nchan-sse", "id: 1795291705:3", "/p", []string{"Last-Event-ID", "1795291705:3"}},
 		{"comet-sse", "id: k3v.17", "/p&after=k3v.17", nil},
+		{"comet-forward", "Comet-Cursor: k3v.17\r\n", "/p", []string{"Comet-Cursor", "k3v.17"}},
 		{"lua", "", "/p&id=12", nil},
 		{"floor", "", "/p", nil},
 	} {

@@ -190,7 +190,7 @@ http://127.0.0.1:{$HTTP} {
 		args []string
 	}{
 		{2, `there is no "fly"`, []string{"fly"}},
-		{2, "--dialect smoke: there are comet, comet-sse, floor, lua, nchan, nchan-sse", []string{"fanout", "--dialect", "smoke"}},
+		{2, "--dialect smoke: there are comet, comet-forward, comet-sse, floor, lua, nchan, nchan-sse", []string{"fanout", "--dialect", "smoke"}},
 		{2, "--protocol tls: give a --url with https://", []string{"fanout", "--protocol", "tls"}},
 		{2, "--protocol h1 is plain", []string{"fanout", "--url", "https://localhost/"}},
 		{2, "--connections 0: give at least 1", []string{"fanout", "-n", "0"}},
@@ -253,7 +253,7 @@ func TestCompareWritesItsPage(t *testing.T) {
 		t.Skip("servers are measured on Linux alone")
 	}
 	page := filepath.Join(t.TempDir(), "benchmarks.md")
-	r, stderr := bench(t, 0, "compare", "-n", "50", "--rounds", "1", "--duration", "200ms", "--servers", "floor,comet",
+	r, stderr := bench(t, 0, "compare", "-n", "50", "--rounds", "1", "--duration", "200ms", "--servers", "floor,comet,comet-forward,comet-share",
 		"--cases", "fanout,unicast,rate,resume", "--comet", comettest.Binary(t), "--out", page)
 	if at(t, r, "rounds") != 1 {
 		t.Errorf("got %v", r)
@@ -266,7 +266,7 @@ func TestCompareWritesItsPage(t *testing.T) {
 		"\n| fanout, comet: last, over that of the bare loop | at most 1.25 | ",
 		"\n| resume, comet: lost | at most 0 | 0 | reached |\n",
 		"\n| fanout, comet: last, over that of nchan | at most 1 | not measured |  |\n",
-		"\n### unicast: ", "| the rest |\n", "\n| floor | ", "\n| comet / floor | ",
+		"\n### unicast: ", "| the rest |\n", "\n| floor | ", "\n| comet / floor | ", "\n| comet-forward | ", "\n| comet-share / comet | ",
 		"--comet ... --out ... --json`",
 	} {
 		if !strings.Contains(string(text), want) {
@@ -275,5 +275,28 @@ func TestCompareWritesItsPage(t *testing.T) {
 	}
 	if strings.Contains(string(text), filepath.Dir(page)) || !strings.Contains(stderr, "fanout 1/1 comet:") {
 		t.Errorf("got %s\n%s", text, stderr)
+	}
+}
+
+func TestGoalsAreFiguresRatiosOrDifferences(t *testing.T) {
+	c := &comparison{Results: map[string]map[string]measurement{
+		"memory-h1": {
+			"comet":         {"first": {3, 4}, "settled": {2, 2}},
+			"comet-forward": {"first": {3.5, 4.25}, "settled": {4, 4}},
+			"comet-share":   {"woken": {4}},
+		},
+		"fanout": {"comet": {"last": {10}}, "comet-sse": {"last": {11}}},
+	}}
+	page := c.goals().markdown()
+	for _, want := range []string{
+		"| memory-h1, comet: settled | at most 2 KiB | 2 KiB (2 to 2) | reached |",
+		"| memory-h1, comet-forward: first held, more than that of comet | at most 1 KiB | 0.38 KiB (0.25 to 0.50) | reached |",
+		"| memory-h1, comet-forward: settled, more than that of comet | at most 1 KiB | 2 KiB (2 to 2) | **missed** |",
+		"| memory-h1, comet-share: after five wake-alls, more than that of comet | at most 1 KiB | not measured |  |",
+		"| fanout, comet-sse: last, over that of comet | at most 1.20 | 1.10 | reached |",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the goals have no %q:\n%s", want, page)
+		}
 	}
 }

@@ -15,6 +15,8 @@ type goal struct {
 	// figure itself is meant.
 	to string
 
+	than string // what it may have more than, as a difference; "" when it is not compared so
+
 	bound float64
 	least bool // the bound is the least that is to be reached, not the most
 }
@@ -42,6 +44,9 @@ var goals = []goal{
 	{trial: "memory-h1", server: "comet-sse", figure: "first", bound: 5},
 	{trial: "memory-h1", server: "comet-sse", figure: "woken", bound: 7},
 	{trial: "fanout", server: "comet-sse", figure: "last", to: "comet", bound: 1.2},
+	{trial: "memory-h1", server: "comet-forward", figure: "settled", than: "comet", bound: 1},
+	{trial: "memory-h1", server: "comet-forward", figure: "first", than: "comet", bound: 1},
+	{trial: "memory-h1", server: "comet-share", figure: "woken", than: "comet", bound: 1},
 	{trial: "slow", server: "comet-sse", figure: "median_ratio", bound: 1.1},
 	{trial: "slow", server: "comet-sse", figure: "p99_ratio", bound: 1.1},
 	{trial: "slow", server: "comet-sse", figure: "dropped", bound: 100, least: true},
@@ -59,10 +64,12 @@ func (c *comparison) loop(trial string) string {
 
 // values returns what a goal is about, a value a round.
 func (c *comparison) values(g goal) []float64 {
-	switch g.to {
-	case "":
+	switch {
+	case g.than != "":
+		return c.differences(g.trial, g.figure, g.server, g.than)
+	case g.to == "":
 		return c.Results[g.trial][g.server][g.figure]
-	case "loop":
+	case g.to == "loop":
 		return c.ratios(g.trial, g.figure, g.server, c.loop(g.trial))
 	}
 	return c.ratios(g.trial, g.figure, g.server, g.to)
@@ -166,6 +173,9 @@ func (c *comparison) goals() table {
 		what, unit := fmt.Sprintf("%s, %s: %s", g.trial, g.server, f.title), f.unit
 		if g.to != "" {
 			what, unit = what+", over that of "+strings.Replace(g.to, "loop", "the bare loop", 1), ""
+		}
+		if g.than != "" {
+			what += ", more than that of " + g.than
 		}
 		bound := "at most " + number(g.bound, unit)
 		if g.least {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -33,6 +34,8 @@ var kinds = []kind{
 	{"floor", "the bare epoll loop of `comet-bench floor`", startFloor},
 	{"comet", "Comet as it is by default", cometWith("")},
 	{"comet-sse", "Comet as it is by default, to clients that hold a stream of SSE", speaking("comet-sse", cometWith(""))},
+	{"comet-forward", "Comet with `forward` and `pace 64`: an application answers each of those who are woken", forwarding("pace 64")},
+	{"comet-share", "Comet with `forward` and `share`: it answers all of them at once", forwarding("share")},
 	{"comet-trim", "Comet with `parking trim_tls`", cometWith("parking trim_tls")},
 	{"comet-off", "Comet with `parking off`: a goroutine for each held request", cometWith("parking off")},
 	{"nchan", "Nchan in nginx, with one worker", startNchan},
@@ -72,6 +75,8 @@ type server struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
 	log   string // the file that it writes to
+
+	application *http.Server // behind it, in this process; nil where there is none
 }
 
 // errSkip is returned for a server that is not there to be measured.
@@ -147,8 +152,11 @@ func (s *server) said() string {
 	return lines[len(lines)-1]
 }
 
-// stop ends the server.
+// stop ends the server, and what is behind it.
 func (s *server) stop() {
+	if s.application != nil {
+		defer s.application.Close()
+	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 	select {
 	case <-s.ended:
@@ -228,10 +236,11 @@ const cometfile = `{
 	comet {
 		publish /config
 		hold /push {
-			field bench bench/*
 			timeout 10m-12m
+			HOLD
 		}
 	}
+	BEHIND
 }
 http://127.0.0.1:HTTP {
 	import held
@@ -251,16 +260,45 @@ https://localhost:SITE {
 // cometWith starts Comet with an option in its global block.
 func cometWith(option string) starter {
 	return func(ctx context.Context, b *binaries, dir string) (*server, error) {
-		return startComet(ctx, b, dir, option)
+		return startComet(ctx, b, dir, cometOptions{global: option, hold: "field bench bench/*"})
 	}
 }
 
-func startComet(ctx context.Context, b *binaries, dir, option string) (*server, error) {
+// forwarding starts Comet with a route that forwards, with an option, before an
+// application that has an answer ready.
+func forwarding(option string) starter {
+	return func(ctx context.Context, b *binaries, dir string) (*server, error) {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		app := &http.Server{ //nolint:gosec // of this machine
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "what there is\n")
+			}),
+		}
+		go func() { _ = app.Serve(l) }() // until it is closed
+		s, err := startComet(ctx, b, dir, cometOptions{
+			hold: "field bench\nforward\n" + option, behind: "reverse_proxy " + l.Addr().String(),
+		})
+		if err != nil {
+			return nil, errors.Join(err, app.Close())
+		}
+		s.dialect, s.application = "comet-forward", app
+		return s, nil
+	}
+}
+
+// cometOptions are lines of its Caddyfile.
+type cometOptions struct{ global, hold, behind string }
+
+func startComet(ctx context.Context, b *binaries, dir string, with cometOptions) (*server, error) {
 	ports, err := freePorts(ctx, 4)
 	if err != nil {
 		return nil, err
 	}
-	text := strings.NewReplacer("ADMIN", ports[0], "HTTPS", ports[2], "HTTP", ports[1], "SITE", ports[3], "OPTION", option).Replace(cometfile)
+	text := strings.NewReplacer("ADMIN", ports[0], "HTTPS", ports[2], "HTTP", ports[1], "SITE", ports[3],
+		"OPTION", with.global, "HOLD", with.hold, "BEHIND", with.behind).Replace(cometfile)
 	if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
