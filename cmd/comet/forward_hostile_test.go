@@ -465,7 +465,7 @@ func TestWhatIsNotSharedIsSentAsItComes(t *testing.T) {
 	may <- true // the first is too large to be shared
 	comettest.Eventually(t, comettest.Deadline, func() bool { return app.count() == 2 })
 	for _, conn := range conns {
-		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(comettest.Deadline))
 		if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
 			t.Errorf("the beginning of the answer is kept back: %v", err)
 		}
@@ -547,7 +547,7 @@ http://127.0.0.1:{$HTTP} {
 				select {
 				case a := <-answers:
 					got[a.Status]++
-				case <-time.After(10 * time.Second):
+				case <-time.After(comettest.Deadline):
 					t.Fatalf("not all are answered: %v, the application was asked %d times", got, app.count())
 				}
 			}
