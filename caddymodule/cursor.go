@@ -28,6 +28,7 @@ type told struct {
 	sent   string // what the client sent as Comet-Cursor
 	timed  bool   // a Cursor handler tells the client as well
 
+	done    bool     // it was told
 	watched []string // the fields that a request was held for, or would have been
 }
 
@@ -38,17 +39,25 @@ func toldOf(r *http.Request) *told {
 	return t
 }
 
-// tellApplication returns r as it goes on to an application: marked, with the cursor
-// in its header, unless that is the zero one, and with nothing there that only Comet
-// may say. A request that was told another cursor before is told this one.
+// withTold returns what is told with r, and is there from then on, for handlers that come
+// later too.
 //
 // It changes r itself, which others have: placeholders read the body of that request.
-func tellApplication(r *http.Request, cursor store.Cursor) *http.Request {
+func withTold(r *http.Request) *told {
 	t := toldOf(r)
 	if t == nil {
 		t = &told{sent: r.Header.Get(headerCursor)}
 		*r = *r.WithContext(context.WithValue(r.Context(), toldKey{}, t))
 	}
+	return t
+}
+
+// tellApplication returns r as it goes on to an application: marked, with the cursor
+// in its header, unless that is the zero one, and with nothing there that only Comet
+// may say. A request that was told another cursor before is told this one.
+func tellApplication(r *http.Request, cursor store.Cursor) *http.Request {
+	t := withTold(r)
+	t.done = true
 	for name := range r.Header {
 		if tells(name) {
 			delete(r.Header, name)
@@ -150,14 +159,13 @@ func (c *Cursor) Provision(ctx caddy.Context) error {
 // before stays: that is what the application is to go by. Nothing is told as long as
 // another process has the store.
 func (c *Cursor) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t := toldOf(r)
-	if t == nil {
+	t := withTold(r)
+	if !t.done {
 		cursor := store.Cursor{}
 		if c.pool.open() == nil {
 			cursor = c.pool.store.Cursor()
 		}
 		r = tellApplication(r, cursor)
-		t = toldOf(r)
 	}
 	if !t.timed {
 		t.timed = true

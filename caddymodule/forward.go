@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -386,7 +387,7 @@ func (h *Hold) goOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	h.note(r, p.why, outcomeFields(p.why, p.since.elapsed(), p.fields)...)
 	h.pool.metrics.asked.Inc()
 	r = tellApplication(r, cursor)
-	toldOf(r).watched = p.fields
+	withTold(r).watched = p.fields
 	p.tell(r.Header)
 	if p.public {
 		r.Header.Del("Cookie")
@@ -437,7 +438,42 @@ func (p *passage) tell(header http.Header) {
 type forwardWriter struct {
 	headWriter
 
-	cursor store.Cursor
+	cursor  store.Cursor
+	control *http.ResponseController // nil: a client may take as long as it likes
+}
+
+// A client that takes none of so many bytes of a response for so long is given no more of
+// it, where others wait for what it takes up.
+const (
+	stallTime  = 30 * time.Second
+	stallBytes = 64 << 10
+)
+
+// writeInTime has it so, until done is called. Where the server has a write timeout, that
+// is how long the client may take.
+func (w *forwardWriter) writeInTime(r *http.Request) (done func()) {
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if server != nil && server.WriteTimeout > 0 {
+		return func() {}
+	}
+	w.control = http.NewResponseController(w.ResponseWriter)
+	return func() { _ = w.control.SetWriteDeadline(time.Time{}) }
+}
+
+// Write writes a part of the body.
+func (w *forwardWriter) Write(p []byte) (n int, err error) {
+	if w.control == nil {
+		return w.headWriter.Write(p)
+	}
+	w.WriteHeader(http.StatusOK)
+	for piece := range slices.Chunk(p, stallBytes) {
+		_ = w.control.SetWriteDeadline(time.Now().Add(stallTime))
+		m, err := w.headWriter.Write(piece)
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 func newForwardWriter(w http.ResponseWriter, cursor store.Cursor) *forwardWriter {
@@ -462,10 +498,15 @@ func (w *forwardWriter) beginHead() {
 }
 
 // failed returns the error of an application, after which its client is to come back
-// later.
+// later. One that is the client's is an answer as others are.
 func (w *forwardWriter) failed(err error) error {
-	if err != nil && w.status == 0 && statusOf(err) >= http.StatusInternalServerError {
+	if err == nil || w.status != 0 {
+		return err
+	}
+	if statusOf(err) >= http.StatusInternalServerError {
 		w.setRetryAfter()
+	} else {
+		w.Header().Set(headerCursor, w.cursor.String())
 	}
 	return err
 }

@@ -31,6 +31,7 @@ type forwarded struct {
 	why     outcome  // when it is ended
 	passage *passage // set when it is to go on
 	granted bool     // and may
+	goesOn  bool     // and does
 	until   moment   // for how long it waits for its turn, at most
 }
 
@@ -114,7 +115,7 @@ func (f *forwarded) grant() {
 func (f *forwarded) end(why outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended {
+	if f.ended && (f.stays() || !isFinal(why)) {
 		return
 	}
 	if f.passage != nil { // it goes on, unless its turn does not come in time
@@ -125,6 +126,11 @@ func (f *forwarded) end(why outcome) {
 	f.ended, f.why = true, why
 	f.pokeIfWaiting()
 }
+
+// isFinal reports whether a request that was ended so does not go on any more.
+func isFinal(why outcome) bool { return why == outcomeLeft || why == outcomeExit }
+
+func (f *forwarded) stays() bool { return f.ended && isFinal(f.why) }
 
 func (f *forwarded) fields() []string { return f.watched }
 
@@ -151,10 +157,9 @@ func (f *forwarded) next() (s ending, waits time.Duration, ok bool) {
 			return s, 0, false
 		}
 	}
-	stays := f.ended && (f.why == outcomeLeft || f.why == outcomeExit)
 	switch {
-	case f.granted && !stays:
-		s.passage = f.passage
+	case f.granted && !f.stays():
+		s.passage, f.goesOn = f.passage, true
 	case f.ended:
 		s = unanswered(f.why)
 		go f.passage.Lose() // others may be told
@@ -170,6 +175,8 @@ func (f *forwarded) woken(route *Hold) (s ending, ok bool) {
 	var result store.Result
 	why := outcomeWake
 	switch {
+	case f.result != nil && f.stays():
+		return unanswered(f.why), true
 	case f.result != nil:
 		result = *f.result
 	case f.ended:
@@ -181,10 +188,10 @@ func (f *forwarded) woken(route *Hold) (s ending, ok bool) {
 		return s, false
 	}
 	forward := route.Forward
-	switch why {
-	case outcomeLeft, outcomeExit:
+	switch {
+	case isFinal(why):
 		return unanswered(why), true
-	case outcomeWake:
+	case why == outcomeWake:
 		if result.Missed != nil {
 			why = outcomeMissed
 		}
@@ -207,8 +214,10 @@ func (f *forwarded) enter() bool {
 	p.lane.enter(p)
 	granted := p.lane.await(p, f)
 	f.mu.Lock()
-	if f.stage != waiting { // it was answered meanwhile
-		go p.Lose()
+	if f.stage != waiting { // meanwhile
+		if !f.goesOn {
+			go p.Lose()
+		}
 		return false
 	}
 	f.granted = f.granted || granted

@@ -1,7 +1,10 @@
 package caddymodule
 
 import (
+	"context"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
@@ -9,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-comet/caddy-comet/caddymodule/internal/store"
 )
@@ -165,4 +170,31 @@ func testEndsEmpty(t *testing.T, l *lane) {
 	if l.inside != 0 || l.queue.Len() != 0 || len(l.shared) != 0 {
 		t.Fatalf("%d are inside, %d wait, %d flights are left", l.inside, l.queue.Len(), len(l.shared))
 	}
+}
+
+// Who asks for others has left, and its application takes too long: another one asks.
+func TestWhoLeavesASlowApplicationLeavesItToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, key := &lane{}, &shareKey{1}
+		all := l.enterAll(2, key)
+		l.begin(all[0], store.Cursor{Position: 1})
+		client, leave := context.WithCancel(t.Context())
+		r := httptest.NewRequestWithContext(client, http.MethodGet, "/", nil)
+		leave()
+		start := time.Now()
+		fw := newForwardWriter(httptest.NewRecorder(), store.Cursor{})
+		err := serveKept(fw, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			w.WriteHeader(statusLeft) // as reverse_proxy does
+			return nil
+		}), all[0], true)
+		if took := time.Since(start); err == nil || took != leftTime {
+			t.Errorf("after %s it ends with %v", took, err)
+		}
+		l.leave(all[0])
+		if !l.isGranted(all[1]) || all[1].answer != nil {
+			t.Error("the other one does not ask")
+		}
+		l.leave(all[1])
+	})
 }

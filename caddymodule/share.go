@@ -30,26 +30,41 @@ import (
 // ask the same: those with the same scheme, host, method and URI, and the same
 // headers Accept-Encoding, Range, If-Match, If-Modified-Since, If-None-Match,
 // If-Range, If-Unmodified-Since, Cookie and Authorization, of the same user and with
-// the same client certificate. At most one such request is with the application, and
-// one more waits for it.
+// the same client certificate, and all other headers but those that say nothing of who
+// asks. At most one such request is with the application, and one more waits for it.
 //
 // A response is not shared, and each request goes on by itself, when it is larger than
-// 1 MiB, sets a cookie, is private, is an event stream, has trailers, or varies by
-// another header.
+// 1 MiB, is 401, 403 or 429, sets a cookie, is private, is an event stream, has
+// trailers, or varies by another header.
 type Share struct {
-	// Public leaves out who asks: the cookies, the Authorization, the user and the
-	// client certificate. The application is not told the first two.
+	// Public leaves out who asks: these other headers, the cookies, the Authorization,
+	// the user and the client certificate. The application is not told the cookies and
+	// the Authorization.
 	Public bool `json:"public,omitempty"`
 
 	// By are the names of further headers that have to be the same.
 	By []string `json:"by,omitempty"`
 }
 
-// The headers that have to be the same.
-var (
-	sharedBy    = []string{"Accept-Encoding", "Range", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since"}
-	credentials = []string{"Cookie", "Authorization"}
-)
+// sharedBy are the headers that have to be the same, whoever asks.
+var sharedBy = []string{"Accept-Encoding", "Range", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since"}
+
+// unlikeHeaders need not be the same, beside commonHeaders: they say how a request came,
+// or where. Those that end in a hyphen are prefixes.
+var unlikeHeaders = []string{
+	"Comet-", "Connection", "Keep-Alive", "Last-Event-Id",
+	"Cf-", "Fastly-", "Fly-", "Forwarded", "True-Client-Ip", "Via", "X-Amz-", "X-Azure-", "X-Client-Ip",
+	"X-Cluster-Client-Ip", "X-Forwarded-For", "X-Real-Ip", "X-Request-",
+}
+
+func isUnlike(name string) bool {
+	return isListed(name, unlikeHeaders) || isListed(name, commonHeaders)
+}
+
+// compares reports whether requests have the same values of a header.
+func (s *Share) compares(name string) bool {
+	return slices.Contains(sharedBy, name) || slices.Contains(s.By, name) || !s.Public && !isUnlike(name)
+}
 
 // maxShared is how many bytes the body of a response may have that is shared.
 const maxShared = 1 << 20
@@ -95,7 +110,7 @@ func (f *Forward) key(r *http.Request) *shareKey {
 		k.add(repl.ReplaceAll(placeholder, ""))
 	}
 	if !s.Public {
-		k.addHeaders(r.Header, credentials)
+		k.addHeaders(r.Header, slices.DeleteFunc(sortedKeys(r.Header), isUnlike))
 		user, _ := repl.GetString(userPlaceholder)
 		k.add(user)
 		if r.TLS != nil {
@@ -145,6 +160,7 @@ func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *pa
 	client := r.Context()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(client))
 	defer cancel()
+	defer func() { *r = *r.WithContext(client) }() // others have it
 	*r = *r.WithContext(ctx)
 	kw := &keepingWriter{
 		forwardWriter: fw, passage: p, shares: shares, before: maps.Clone(fw.Header()), header: fw.Header().Clone(),
@@ -152,10 +168,13 @@ func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *pa
 	}
 	defer context.AfterFunc(client, func() { time.AfterFunc(leftTime, cancel) })()
 	defer kw.forget()
+	defer fw.writeInTime(r)()
 	err := kw.ask(r, next)
 	switch {
 	case kw.passesOn:
 		return err
+	case ctx.Err() != nil: // its client has left long ago: another one asks
+		return caddyhttp.Error(statusLeft, ctx.Err())
 	case err != nil:
 		p.lane.share(p, &sharedAnswer{err: err})
 		return fw.failed(err)
@@ -165,6 +184,9 @@ func serveKept(fw *forwardWriter, r *http.Request, next caddyhttp.Handler, p *pa
 	p.lane.leave(p)
 	return answer.write(fw, r)
 }
+
+// statusLeft is what reverse_proxy has for a client that has left.
+const statusLeft = 499
 
 // leftTime is for how long an application may go on when its client has left.
 const leftTime = 30 * time.Second
@@ -219,7 +241,10 @@ const maxKeeping = 32 << 20
 var keeping atomic.Int64
 
 // forget is called when the client has the answer, or nobody is to have it.
-func (w *keepingWriter) forget() { keeping.Add(-w.kept) }
+func (w *keepingWriter) forget() {
+	keeping.Add(-w.kept)
+	w.kept = 0
+}
 
 // mayKeep reports whether there is room for n bytes more.
 func (w *keepingWriter) mayKeep(n int) bool {
@@ -263,23 +288,22 @@ func (w *keepingWriter) isComplete() bool {
 // mayShare reports whether an answer with this header may be shared.
 func (w *keepingWriter) mayShare() bool {
 	header := w.header
-	if len(header["Set-Cookie"]) > 0 {
+	switch {
+	case len(header["Set-Cookie"]) > 0:
 		return false
+	case w.status == http.StatusUnauthorized, w.status == http.StatusForbidden, w.status == http.StatusTooManyRequests:
+		return false // others may not be meant
 	}
 	if slices.ContainsFunc(header["Cache-Control"], func(v string) bool { return strings.Contains(strings.ToLower(v), "private") }) {
 		return false
 	}
 	share := w.passage.share
-	known := slices.Concat(sharedBy, share.By)
-	if !share.Public {
-		known = append(known, credentials...)
-	}
 	varies, others := header["Vary"], w.before["Vary"]
 	if len(varies) >= len(others) && slices.Equal(varies[:len(others)], others) {
 		varies = varies[len(others):] // what others vary by they do for each
 	}
 	for name := range strings.SplitSeq(strings.Join(varies, ","), ",") {
-		if name = strings.TrimSpace(name); name != "" && !slices.Contains(known, http.CanonicalHeaderKey(name)) {
+		if name = strings.TrimSpace(name); name != "" && !share.compares(http.CanonicalHeaderKey(name)) {
 			return false
 		}
 	}
@@ -299,6 +323,7 @@ func (w *keepingWriter) passOn() {
 		_, _ = w.forwardWriter.Write(w.body.Bytes()) // the next write tells of the error
 		w.body = bytes.Buffer{}
 	}
+	w.forget()
 }
 
 // Write writes a part of the body.
@@ -350,6 +375,21 @@ type sharedAnswer struct {
 	body   []byte
 	cursor store.Cursor
 	err    error // it failed instead
+
+	readers atomic.Int32 // so many other clients are given it
+}
+
+// keep counts the body, as long as other clients are given it.
+func (a *sharedAnswer) keep() (forget func()) {
+	size := int64(len(a.body))
+	if a.readers.Add(1) == 1 {
+		keeping.Add(size)
+	}
+	return func() {
+		if a.readers.Add(-1) == 0 {
+			keeping.Add(-size)
+		}
+	}
 }
 
 // errShared is the error of a request whose answer was to be that of another one.
@@ -361,6 +401,8 @@ func (a *sharedAnswer) send(w http.ResponseWriter, r *http.Request) error {
 	if a.err != nil {
 		return fw.failed(caddyhttp.Error(statusOf(a.err), fmt.Errorf("%w: %w", errShared, a.err)))
 	}
+	defer a.keep()()
+	defer fw.writeInTime(r)()
 	return a.write(fw, r)
 }
 

@@ -78,12 +78,13 @@ func parseTouched(field string) (pattern, error) {
 // ServeHTTP has the next handlers answer, and touches the fields when they have.
 func (t *Touch) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	batch, wrong := t.expand(r)
+	told := withTold(r)
 	aw := newApplicationWriter(w, false)
 	return aw.serve(r, next, func() {
 		for _, err := range wrong {
 			t.publisher.refuse(zapcore.DebugLevel, r, wire.Errorf(http.StatusBadRequest, "%v", err))
 		}
-		t.publish(r, t.leaveOutWatched(r, batch))
+		t.publish(r, t.leaveOut(told.watched, r, batch))
 	})
 }
 
@@ -103,14 +104,10 @@ func (t *Touch) expand(r *http.Request) (batch []store.Publication, wrong []erro
 	return batch, wrong
 }
 
-// leaveOutWatched takes out of a batch what r itself watches.
-func (t *Touch) leaveOutWatched(r *http.Request, batch []store.Publication) []store.Publication {
-	told := toldOf(r)
-	if told == nil || told.watched == nil {
-		return batch
-	}
+// leaveOut takes out of a batch what r itself watches.
+func (t *Touch) leaveOut(watched []string, r *http.Request, batch []store.Publication) []store.Publication {
 	return slices.DeleteFunc(batch, func(p store.Publication) bool {
-		circular := slices.Contains(told.watched, p.Field)
+		circular := slices.Contains(watched, p.Field)
 		if circular && !t.circular.Swap(true) {
 			t.publisher.logger.Warn("a request that watches a field does not touch it, or each answer would wake all again: have the matcher of the touch leave out what is held",
 				append(callerOf(r), zap.String("field", p.Field))...)

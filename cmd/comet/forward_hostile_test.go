@@ -603,3 +603,239 @@ func TestAReloadWithoutCometCutsNobody(t *testing.T) {
 		t.Errorf("got %s", a)
 	}
 }
+
+// A page for errors that is made by another application is made with pace and share too.
+func TestAPageForErrorsComesFromAnotherApplication(t *testing.T) {
+	t.Parallel()
+	_, errors := newAsked(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a page that says sorry") })
+	for _, options := range []string{"", "pace 5", "share"} {
+		t.Run(options, func(t *testing.T) {
+			t.Parallel()
+			site := strings.TrimSuffix(strings.TrimSpace(forwardSite("127.0.0.1:1", options)), "}") + `
+	handle_errors {
+		reverse_proxy ` + errors + `
+	}
+}
+`
+			s := comettest.Start(t, site)
+			comettest.Publish(t, s, "list=0")
+			a := s.Do(t, request{URL: s.URL("/list")})
+			if !strings.Contains(a.Body, "sorry") {
+				t.Errorf("%q: got %s", options, a)
+			}
+		})
+	}
+}
+
+// What was cut off publishes nothing, also when its application is asked at its pace.
+func TestWhatIsForwardedAndBreaksOffPublishesNothing(t *testing.T) {
+	t.Parallel()
+	for _, options := range []string{"", "pace 5"} {
+		t.Run(options, func(t *testing.T) {
+			t.Parallel()
+			_, address := newAsked(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Comet-Publish", "said=1")
+				fmt.Fprint(w, strings.Repeat("x", 2<<20))
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(200 * time.Millisecond)
+				panic(http.ErrAbortHandler)
+			})
+			site := strings.Replace(forwardSite(address, options), "\tcomet {\n", "\tcomet {\n\t\ttouch /list views\n\t\tfrom_responses\n\t}\n\tcomet {\n", 1)
+			s := comettest.Start(t, site)
+			comettest.Publish(t, s, "list=0&views=0&said=0")
+			client := ownConnection(t, s)
+			a := s.Try(t.Context(), request{URL: s.URL("/list"), Client: client})
+			if a.Err == nil {
+				t.Fatalf("it is not cut: %d", a.Status)
+			}
+			time.Sleep(100 * time.Millisecond)
+			wantValue(t, s, "views", "0")
+			wantValue(t, s, "said", "0")
+		})
+	}
+}
+
+// Those who do not read take all the room for answers that are kept, and then the turns.
+func TestClientsThatDoNotReadKeepTheTurnsForAWhileOnly(t *testing.T) {
+	t.Parallel()
+	app, address := newAsked(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1<<19)) })
+	s := startForwarding(t, address, "pace 2\n\t\t\ttimeout 2m")
+	comettest.Publish(t, s, "list=0")
+	paths := make([]string, 80)
+	for i := range paths {
+		paths[i] = fmt.Sprint("/list?", i)
+	}
+	askWithoutWindow(t, s, paths...)
+	comettest.Eventually(t, comettest.Deadline, func() bool { return app.count() > 64 }, "the application is not asked")
+	a := s.Do(t, request{URL: s.TLSURL("/list/other"), Client: s.TLSClient(t, false), Within: 2 * time.Minute})
+	wantStatus(t, a, 200)
+	t.Logf("answered after %s", a.Elapsed)
+}
+
+// A handler between the touch and the route copies the request.
+func TestWhoWatchesAFieldDoesNotTouchItBehindForwardAuth(t *testing.T) {
+	t.Parallel()
+	_, authAddress := newAsked(t, nil)
+	for _, between := range []string{"", "forward_auth " + authAddress + " {\n\t\t\turi /auth\n\t\t}"} {
+		app, address := newAsked(t, nil)
+		s := comettest.Start(t, comettest.Global("")+`
+http://127.0.0.1:{$HTTP} {
+	comet {
+		publish /config
+		touch /list list
+	}
+	handle /list {
+		`+between+`
+		comet {
+			hold * {
+				field list
+				forward
+			}
+		}
+		reverse_proxy `+address+`
+	}
+}
+`)
+		cursor := comettest.Publish(t, s, "list=1").Cursor()
+		client := ownConnection(t, s)
+		go func() {
+			for t.Context().Err() == nil {
+				a := s.Try(t.Context(), request{URL: s.URL("/list"), Client: client, Header: map[string]string{"Comet-Cursor": cursor}})
+				if a.Err != nil {
+					return
+				}
+				cursor = a.Cursor()
+			}
+		}()
+		time.Sleep(300 * time.Millisecond)
+		comettest.Publish(t, s, "list=5")
+		time.Sleep(2 * time.Second)
+		if n := app.count(); n > 3 {
+			t.Errorf("with %q one publication has the application asked %d times in two seconds", between, n)
+		}
+	}
+}
+
+// Who asks may be known by another header than a cookie.
+func TestWhoIsKnownByAnotherHeaderIsAnother(t *testing.T) {
+	t.Parallel()
+	_, auth := newAsked(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Remote-User", r.Header.Get("X-Api-Key")) })
+	_, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(200 * time.Millisecond)
+		fmt.Fprint(w, "for "+r.Header.Get("Remote-User"))
+	})
+	site := strings.Replace(forwardSite(address, "share"), "\treverse_proxy", "\t@list path /list\n\tforward_auth @list "+auth+" {\n\t\turi /auth\n\t\tcopy_headers Remote-User\n\t}\n\treverse_proxy", 1)
+	s := comettest.Start(t, site)
+	cursor := comettest.Publish(t, s, "list=0").Cursor()
+	got := map[string]<-chan comettest.Answer{}
+	for _, who := range []string{"ann", "bob"} {
+		got[who] = comettest.HoldOn(t, s, request{URL: s.URL("/list"), Header: map[string]string{"Comet-Cursor": cursor, "X-Api-Key": who}}, "list")
+	}
+	comettest.Publish(t, s, "list=1")
+	for who, answers := range got {
+		if a := comettest.Await(t, answers); a.Body != "for "+who {
+			t.Errorf("%s was given %s", who, a)
+		}
+	}
+}
+
+// A refusal is of the one who asks, who may be asking for others.
+func TestWhatIsRefusedToOneIsNotRefusedToAll(t *testing.T) {
+	t.Parallel()
+	_, address := newAsked(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(200 * time.Millisecond)
+		fmt.Fprint(w, "secret")
+	})
+	site := strings.Replace(forwardSite(address, "share"), "\treverse_proxy", "\t@outside remote_ip 127.0.0.2\n\trespond @outside \"keep out\" 403\n\treverse_proxy", 1)
+	s := comettest.Start(t, site)
+	cursor := comettest.Publish(t, s, "list=0").Cursor()
+	hold := func(from string) *bufio.Reader {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		conn, err := d.Dial("tcp", fmt.Sprint("127.0.0.1:", s.Port("HTTP")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "GET /list HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nComet-Cursor: %s\r\n\r\n", s.Port("HTTP"), cursor)
+		_ = conn.SetReadDeadline(time.Now().Add(comettest.Deadline))
+		return bufio.NewReader(conn)
+	}
+	from := map[string]*bufio.Reader{}
+	for i, who := range []string{"outsider", "insider"} {
+		from[who] = hold(map[string]string{"insider": "127.0.0.1", "outsider": "127.0.0.2"}[who])
+		comettest.WaitSubscribers(t, s, "list", i+1)
+	}
+	comettest.Publish(t, s, "list=1")
+	for who, want := range map[string]string{"insider": "secret", "outsider": "keep out"} {
+		res, err := http.ReadResponse(from[who], nil)
+		if err != nil {
+			t.Fatal(who, err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		if string(b) != want {
+			t.Errorf("the %s is given %d %s", who, res.StatusCode, b)
+		}
+	}
+}
+
+func TestAnErrorThatIsTheClientsHasACursor(t *testing.T) {
+	t.Parallel()
+	_, address := newAsked(t, nil)
+	site := strings.Replace(forwardSite(address, ""), "\treverse_proxy "+address, "\troot {$DIR}\n\tfile_server", 1)
+	s := comettest.Start(t, site)
+	comettest.Publish(t, s, "list=0")
+	a := s.Do(t, request{URL: s.URL("/list/none")})
+	if a.Status != 404 || a.Cursor() == "" {
+		t.Errorf("got %s, cursor %q", a, a.Cursor())
+	}
+}
+
+// Those who follow and do not read keep what the one who leads has been given.
+func TestFollowersThatDoNotReadKeepAnswersWithinBounds(t *testing.T) {
+	t.Parallel()
+	may := make(chan bool)
+	app, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/list/slow" {
+			<-may
+			return
+		}
+		fmt.Fprint(w, strings.Repeat("x", 1<<20-1))
+	})
+	s := startForwarding(t, address, "share\n\t\t\tpace 1")
+	comettest.Publish(t, s, "list=0")
+	slow := s.TLSClient(t, false)
+	go func() { s.Try(t.Context(), request{URL: s.TLSURL("/list/slow"), Client: slow}) }()
+	comettest.Eventually(t, comettest.Deadline, func() bool { return app.count() == 1 })
+	wait := func(n int) {
+		t.Helper()
+		comettest.Eventually(t, comettest.Deadline, func() bool { return int(metrics(t, s)["comet_forward_waiting"]) == n }, n, " do not wait")
+	}
+	s.TLSConfig(t)
+	const n = 150
+	leads := s.TLSClient(t, true)
+	got := make(chan comettest.Answer, n)
+	paths := make([]string, n)
+	for i := range paths {
+		paths[i] = fmt.Sprint("/list?", i)
+		go func() {
+			got <- s.Try(t.Context(), request{URL: s.TLSURL(paths[i]), Client: leads})
+		}()
+	}
+	wait(n)
+
+	askWithoutWindow(t, s, paths...)
+	wait(2 * n)
+	before := memory(t, s)
+	may <- true
+	for range n {
+		if a := <-got; a.Status != 200 || len(a.Body) != 1<<20-1 {
+			t.Fatalf("got %.100s", a)
+		}
+	}
+	time.Sleep(3 * time.Second) // until nothing is kept for who comes late
+	grown := memory(t, s) - before
+	t.Logf("asked %d times; one connection that does not read keeps %d MiB", app.count(), grown>>20)
+	if grown > 64<<20 {
+		t.Errorf("one connection that does not read keeps %d MiB; at most 32 are to be kept", grown>>20)
+	}
+}
