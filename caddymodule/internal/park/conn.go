@@ -90,6 +90,7 @@ type Conn struct {
 	state    state
 	disarmed bool // the epoll set tells nothing of it
 	readable bool // there may be something to read
+	buffered bool // TLS may have some of it, of which the socket does not tell
 	hangup   bool // the client closed its connection, or its half
 	reading  bool // a goroutine reads what came early, and has early
 	listened bool // the guest is a Listener
@@ -215,6 +216,8 @@ func (c *Conn) Park(g Guest, home *Home, limit time.Duration) error {
 		c.mu.Unlock()
 		return err
 	}
+	c.buffered = c.tls && len(c.early) >= maxEarly
+	c.readable = c.readable || c.buffered
 	c.state, c.guest, c.home = waiting, g, home
 	c.listened, c.listens = false, false
 	c.hear()
@@ -374,6 +377,9 @@ func (c *Conn) hear() {
 		c.reading = true
 		// TLS answers some of what it reads.
 		_ = c.inner.SetDeadline(time.Now().Add(listenTime))
+		if c.buffered { // it is there already, or nothing is
+			_ = c.inner.SetReadDeadline(longAgo)
+		}
 		go c.listen(c.listened)
 	}
 }
@@ -447,7 +453,8 @@ func (c *Conn) listen(all bool) {
 	_ = c.inner.SetReadDeadline(time.Time{})
 	c.reading = false
 	c.early = append(c.early, came...)
-	if c.state != closed && len(came) < maxEarly { // else there may be more that the socket does not tell of
+	c.buffered = len(came) > 0 && !(all && len(came) < maxEarly)
+	if c.state != closed && !c.buffered {
 		n, err := c.peek()
 		c.readable = err == nil && n > 0
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -91,6 +92,61 @@ func TestAGuestHearsWhatItsClientSends(t *testing.T) {
 		wantRead(t, l.client, "end")
 		r.wantParked(0)
 	})
+}
+
+// What TLS has of it already, no event tells of.
+func TestAGuestHearsAllThatCameBeforeItListened(t *testing.T) {
+	onEach(t, func(t *testing.T, k kind) {
+		for name, sends := range map[string][]string{
+			"a large record": {string(pattern(2000))},
+			"two records":    {"one ", "two"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := newRig(t, Options{}, 0)
+				l := r.connect(k)
+				g := r.parkListener(l)
+				cork(t, l.wire, 1)
+				for _, s := range sends {
+					l.send(s)
+				}
+				cork(t, l.wire, 0)
+				eventually(t, "it is told that something came", func() bool {
+					return l.conn.locked(func() bool { return !l.conn.reading && (len(l.conn.early) > 0 || l.conn.readable) })
+				})
+				l.wantHeard(g, strings.Join(sends, ""))
+				l.end(g)
+			})
+		}
+	})
+}
+
+// TLS may have more of what came before it was parked than is read early.
+func TestAGuestHearsAllThatCameBeforeItWasParked(t *testing.T) {
+	for _, k := range []kind{tls12, tls13} {
+		t.Run(k.String(), func(t *testing.T) {
+			r := newRig(t, Options{}, 0)
+			l := r.connect(k)
+			before, sent := strings.Repeat("x", 4<<10), string(pattern(chunkTLS))
+			read := func(n int) string {
+				b := make([]byte, n)
+				if _, err := io.ReadFull(l.conn, b); err != nil {
+					t.Fatal(err)
+				}
+				return string(b)
+			}
+			go func() { // records are small at first
+				_, _ = l.client.Write(make([]byte, 256<<10))
+				_, _ = l.client.Write([]byte(sent))
+			}()
+			read(256 << 10)
+			l.conn.Unread([]byte(before + read(1)))
+			g := r.parkListener(l)
+			l.wantHeard(g, before+sent)
+			l.conn.Listen()
+			eventually(t, "nobody reads", func() bool { return l.conn.locked(func() bool { return !l.conn.reading && !l.conn.readable }) })
+			l.end(g)
+		})
+	}
 }
 
 // Of a client that has sent something, and nothing more, no goroutine is left that
