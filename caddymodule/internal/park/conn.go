@@ -453,7 +453,7 @@ func (c *Conn) listen(all bool) {
 	_ = c.inner.SetReadDeadline(time.Time{})
 	c.reading = false
 	c.early = append(c.early, came...)
-	c.buffered = len(came) > 0 && !(all && len(came) < maxEarly)
+	c.buffered = len(came) > 0 && (!all || len(came) >= maxEarly)
 	if c.state != closed && !c.buffered {
 		n, err := c.peek()
 		c.readable = err == nil && n > 0
