@@ -115,7 +115,7 @@ func (f *forwarded) grant() {
 func (f *forwarded) end(why outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended && (f.stays() || !isFinal(why)) {
+	if f.stays() || f.ended && !isFinal(why) {
 		return
 	}
 	if f.passage != nil { // it goes on, unless its turn does not come in time

@@ -48,7 +48,7 @@ func TestHeldRequestsAreSharedAsTheRouteHasItNow(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ before, after, header string }{
 		"no longer public":   {"share public", "share", "Cookie"},
-		"by one header more": {"share", "share by X-Tenant", "X-Tenant"},
+		"by one header more": {"share", "share by Accept-Language", "Accept-Language"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -58,17 +58,13 @@ func TestHeldRequestsAreSharedAsTheRouteHasItNow(t *testing.T) {
 			})
 			s := comettest.Start(t, forwardSite(address, c.before))
 			cursor := comettest.Publish(t, s, "list=0").Cursor()
-			got := map[string]<-chan comettest.Answer{}
+			each := ownAnswers{}
 			for _, who := range []string{"who=ann", "who=bob"} {
-				got[who] = comettest.HoldOn(t, s, request{URL: s.URL("/list"), Header: map[string]string{"Comet-Cursor": cursor, c.header: who}}, "list")
+				each.hold(t, s, "for "+who, map[string]string{"Comet-Cursor": cursor, c.header: who})
 			}
 			s.Reload(t, forwardSite(address, c.after))
 			comettest.Publish(t, s, "list=1")
-			for who, answers := range got {
-				if a := comettest.Await(t, answers); a.Body != "for "+who {
-					t.Errorf("%s was given %s", who, a)
-				}
-			}
+			each.want(t)
 			if app.count() != 2 {
 				t.Errorf("the application was asked %d times", app.count())
 			}
@@ -176,16 +172,29 @@ func TestWhoHasSeenLessIsNotGivenTheRestForAnother(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		fmt.Fprint(w, "since "+r.Header.Get("X-Since"))
 	})
-	s := comettest.Start(t, forwardSite(address, "share\n\t\t\tseen {header.X-Since}"))
+	s := comettest.Start(t, forwardSite(address, "share public\n\t\t\tseen {header.X-Since}"))
 	comettest.Publish(t, s, "list=7")
-	got := map[string]<-chan comettest.Answer{}
+	each := ownAnswers{}
 	for _, since := range []string{"7", "8"} {
-		got[since] = comettest.HoldOn(t, s, request{URL: s.URL("/list"), Header: map[string]string{"X-Since": since}}, "list")
+		each.hold(t, s, "since "+since, map[string]string{"X-Since": since})
 	}
 	comettest.Publish(t, s, "list=9")
-	for since, answers := range got {
-		if a := comettest.Await(t, answers); a.Body != "since "+since {
-			t.Errorf("who has seen %s was given %s", since, a)
+	each.want(t)
+}
+
+// ownAnswers are the answers of held clients, by what each of them is to be given.
+type ownAnswers map[string]<-chan comettest.Answer
+
+func (o ownAnswers) hold(t *testing.T, s *comettest.Server, body string, header map[string]string) {
+	t.Helper()
+	o[body] = comettest.HoldOn(t, s, request{URL: s.URL("/list"), Header: header}, "list")
+}
+
+func (o ownAnswers) want(t *testing.T) {
+	t.Helper()
+	for body, answers := range o {
+		if a := comettest.Await(t, answers); a.Body != body {
+			t.Errorf("got %s; want %s", a, body)
 		}
 	}
 }
@@ -195,9 +204,9 @@ func TestWhatIsComparedReachesTheApplication(t *testing.T) {
 	t.Parallel()
 	_, address := newAsked(t, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(100 * time.Millisecond)
-		fmt.Fprint(w, "for "+r.Header.Get("X-Country")+r.Header.Get("Cookie"))
+		fmt.Fprint(w, "for "+r.Header.Get("Accept-Language")+r.Header.Get("Cookie"))
 	})
-	for _, c := range []struct{ options, header string }{{"share by X-Country", "X-Country"}, {"share", "Cookie"}} {
+	for _, c := range []struct{ options, header string }{{"share by Accept-Language", "Accept-Language"}, {"share", "Cookie"}} {
 		s := comettest.Start(t, forwardSite(address, c.options))
 		cursor := comettest.Publish(t, s, "list=0").Cursor()
 		var conn net.Conn
@@ -727,16 +736,12 @@ func TestWhoIsKnownByAnotherHeaderIsAnother(t *testing.T) {
 	site := strings.Replace(forwardSite(address, "share"), "\treverse_proxy", "\t@list path /list\n\tforward_auth @list "+auth+" {\n\t\turi /auth\n\t\tcopy_headers Remote-User\n\t}\n\treverse_proxy", 1)
 	s := comettest.Start(t, site)
 	cursor := comettest.Publish(t, s, "list=0").Cursor()
-	got := map[string]<-chan comettest.Answer{}
+	each := ownAnswers{}
 	for _, who := range []string{"ann", "bob"} {
-		got[who] = comettest.HoldOn(t, s, request{URL: s.URL("/list"), Header: map[string]string{"Comet-Cursor": cursor, "X-Api-Key": who}}, "list")
+		each.hold(t, s, "for "+who, map[string]string{"Comet-Cursor": cursor, "X-Api-Key": who})
 	}
 	comettest.Publish(t, s, "list=1")
-	for who, answers := range got {
-		if a := comettest.Await(t, answers); a.Body != "for "+who {
-			t.Errorf("%s was given %s", who, a)
-		}
-	}
+	each.want(t)
 }
 
 // A refusal is of the one who asks, who may be asking for others.
